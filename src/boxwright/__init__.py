@@ -1,0 +1,1 @@
+"""Boxwright takes a trained object detector and turns it into a proven engine."""

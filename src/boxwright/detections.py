@@ -1,0 +1,132 @@
+"""What was found in one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one image, best first, checked when made.
+
+    Attributes:
+        xyxy: float32 ``(n, 4)``: left, top, right, bottom in pixels of the source image.
+        score: float32 ``(n,)``, 0 to 1.
+        class_id: int64 ``(n,)``, an index into `class_names`.
+        class_names: Names of all classes the detector knows.
+        track_id: int64 ``(n,)`` when a tracker ran, else ``None``.
+        attributes: One array of length `n` per attribute, such as ``age``.
+
+    Index with a boolean mask, a slice or an integer array to select rows.
+
+    Raises:
+        ValueError: A shape, a length or a value range is wrong.
+    """
+
+    xyxy: NDArray[np.float32]
+    score: NDArray[np.float32]
+    class_id: NDArray[np.int64]
+    class_names: tuple[str, ...] = ()
+    track_id: NDArray[np.int64] | None = None
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        as_array = object.__setattr__
+        as_array(self, "xyxy", np.asarray(self.xyxy, np.float32))
+        as_array(self, "score", np.asarray(self.score, np.float32))
+        as_array(self, "class_id", np.asarray(self.class_id, np.int64))
+        if self.track_id is not None:
+            as_array(self, "track_id", np.asarray(self.track_id, np.int64))
+        as_array(self, "attributes", {k: np.asarray(v) for k, v in self.attributes.items()})
+        self._validate()
+
+    def _validate(self) -> None:
+        if self.xyxy.ndim != 2 or self.xyxy.shape[1] != 4:
+            raise ValueError(f"xyxy must have shape (n, 4), got {self.xyxy.shape}")
+        count = len(self.xyxy)
+        columns: dict[str, NDArray[Any]] = {"score": self.score, "class_id": self.class_id}
+        if self.track_id is not None:
+            columns["track_id"] = self.track_id
+        for name, column in columns.items():
+            if column.shape != (count,):
+                raise ValueError(f"{name} must have shape ({count},), got {column.shape}")
+        for name, column in self.attributes.items():
+            if len(column) != count:
+                raise ValueError(f"attribute {name!r} must have {count} rows, got {len(column)}")
+        if not np.isfinite(self.xyxy).all() or not np.isfinite(self.score).all():
+            raise ValueError("xyxy and score must be finite numbers")
+        if count and self.class_id.min() < 0:
+            raise ValueError(f"class_id must not be negative, got {self.class_id.min()}")
+        if count and self.class_names and self.class_id.max() >= len(self.class_names):
+            raise ValueError(
+                f"class_id must be below {len(self.class_names)}, the number of class names, "
+                f"got {self.class_id.max()}"
+            )
+
+    @classmethod
+    def empty(cls, class_names: tuple[str, ...] = ()) -> Detections:
+        """No detections."""
+        return cls(
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.int64),
+            class_names,
+        )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __getitem__(self, index: NDArray[Any] | slice | int) -> Detections:
+        rows = slice(index, index + 1 or None) if isinstance(index, int) else index
+        if isinstance(index, int) and not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is outside {len(self)} detections")
+        return Detections(
+            self.xyxy[rows],
+            self.score[rows],
+            self.class_id[rows],
+            self.class_names,
+            None if self.track_id is None else self.track_id[rows],
+            {name: column[rows] for name, column in self.attributes.items()},
+        )
+
+    def __iter__(self) -> Iterator[Detections]:
+        return (self[i] for i in range(len(self)))
+
+    def names(self) -> list[str]:
+        """The class name of each detection; its number where the class has no name."""
+        return [
+            self.class_names[i] if i < len(self.class_names) else str(i)
+            for i in self.class_id.tolist()
+        ]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One JSON-ready dict per detection."""
+        records: list[dict[str, Any]] = []
+        for i, name in enumerate(self.names()):
+            record: dict[str, Any] = {
+                "class_id": int(self.class_id[i]),
+                "class_name": name,
+                "score": float(self.score[i]),
+                "xyxy": [float(x) for x in self.xyxy[i]],
+            }
+            if self.track_id is not None:
+                record["track_id"] = int(self.track_id[i])
+            for key, column in self.attributes.items():
+                record[key] = column[i].tolist()
+            records.append(record)
+        return records
+
+    def __str__(self) -> str:
+        if not len(self):
+            return "no detections"
+        width = max(len(name) for name in self.names())
+        return "\n".join(
+            f"{name:<{width}}  {score:.3f}  "
+            + " ".join(f"{value:7.1f}" for value in corners.tolist())
+            for name, score, corners in zip(self.names(), self.score, self.xyxy, strict=True)
+        )

@@ -1,0 +1,171 @@
+"""A model: an ONNX graph that keeps Boxwright's contract, and its card.
+
+The contract (one for every detector, whatever it was trained with):
+
+==========  ======================  ==================================================
+tensor      type and shape          meaning
+==========  ======================  ==================================================
+``images``  uint8 ``[N, H, W, 3]``  resized RGB pixels
+``boxes``   float32 ``[N, A, 4]``   `xyxy` in input pixels, one row per candidate
+``scores``  float32 ``[N, A, C]``   final score of each class
+==========  ======================  ==================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boxwright.card import CARD_KEY, ModelCard
+from boxwright.errors import CardError, InputError, ModelError
+from boxwright.files import atomic_write, human_size
+
+if TYPE_CHECKING:
+    import onnx
+
+IMAGES = "images"
+BOXES = "boxes"
+SCORES = "scores"
+
+# Protobuf itself stops here; a larger file cannot be an ONNX model in one piece.
+MAX_MODEL_BYTES = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A detector's graph and card.
+
+    Attributes:
+        proto: The ONNX model. Its metadata need not hold the card; :meth:`save` writes it.
+        card: What the graph alone does not say.
+    """
+
+    proto: onnx.ModelProto
+    card: ModelCard
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Read a model Boxwright wrote, and check that it keeps the contract.
+
+        Raises:
+            ModelError: The file is missing, not ONNX, or does not keep the contract.
+            CardError: Its card is missing or malformed.
+        """
+        try:
+            size = Path(path).stat().st_size
+            if size > MAX_MODEL_BYTES:
+                raise ModelError(
+                    f"{path}: an ONNX file holds at most 2 GiB, got {human_size(size)}"
+                )
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        return cls.from_bytes(data, origin=str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str = "model") -> Model:
+        """As :meth:`load`, from memory; `origin` names the bytes in messages."""
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        proto = onnx.ModelProto()
+        try:
+            proto.ParseFromString(data)
+        except (DecodeError, RuntimeError, ValueError) as error:
+            raise ModelError(f"{origin} is not an ONNX model: it cannot be parsed") from error
+        if not proto.graph.node:
+            raise ModelError(f"{origin} is not an ONNX model: its graph has no nodes")
+        card_text = next((p.value for p in proto.metadata_props if p.key == CARD_KEY), None)
+        if card_text is None:
+            raise CardError(
+                f"{origin} has no model card, so it was not written by Boxwright; "
+                "make it a model first: boxwright import"
+            )
+        model = cls(proto, ModelCard.from_json(card_text))
+        model.check(origin)
+        return model
+
+    def to_bytes(self) -> bytes:
+        """The ONNX file's content, card included.
+
+        The same model always gives the same bytes.
+        """
+        self._write_card()
+        return self.proto.SerializeToString(deterministic=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model with its card; nothing is left half-written.
+
+        Raises:
+            InputError: The file cannot be written, or the model exceeds ONNX's 2 GiB.
+        """
+        self._write_card()
+        if self.proto.ByteSize() > MAX_MODEL_BYTES:
+            raise InputError(
+                f"{path}: the model is {human_size(self.proto.ByteSize())}, "
+                "and an ONNX file holds at most 2 GiB"
+            )
+        with atomic_write(path) as stream:
+            stream.write(self.to_bytes())
+
+    def with_card(self, card: ModelCard) -> Model:
+        """The same graph under another card."""
+        return dataclasses.replace(self, card=card)
+
+    def _write_card(self) -> None:
+        text = self.card.to_json()
+        for prop in self.proto.metadata_props:
+            if prop.key == CARD_KEY:
+                prop.value = text
+                return
+        self.proto.metadata_props.add(key=CARD_KEY, value=text)
+
+    def check(self, origin: str = "model") -> None:
+        """Check names, types and shapes against the contract.
+
+        Raises:
+            ModelError: They differ; the message says where.
+        """
+        from onnx import TensorProto
+
+        graph = self.proto.graph
+        initializers = {tensor.name for tensor in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in initializers]
+        if [value.name for value in inputs] != [IMAGES]:
+            raise ModelError(
+                f"{origin}: expected one input named {IMAGES!r}, "
+                f"got {[value.name for value in inputs]}"
+            )
+        height, width = self.card.input_size
+        _check_value(origin, inputs[0], TensorProto.UINT8, (None, height, width, 3))
+        if self.card.task != "detect":
+            return
+        outputs = {value.name: value for value in graph.output}
+        missing = {BOXES, SCORES} - set(outputs)
+        if missing:
+            raise ModelError(
+                f"{origin}: expected outputs {BOXES!r} and {SCORES!r}, got {sorted(outputs)}"
+            )
+        classes = len(self.card.class_names)
+        _check_value(origin, outputs[BOXES], TensorProto.FLOAT, (None, None, 4))
+        _check_value(origin, outputs[SCORES], TensorProto.FLOAT, (None, None, classes))
+
+
+def _check_value(
+    origin: str, value: onnx.ValueInfoProto, element: int, shape: tuple[int | None, ...]
+) -> None:
+    """`None` in `shape` matches any extent."""
+    tensor = value.type.tensor_type
+    got = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    fits = len(got) == len(shape) and all(
+        want is None or have == want for want, have in zip(shape, got, strict=True)
+    )
+    if tensor.elem_type != element or not fits:
+        from onnx import TensorProto
+
+        raise ModelError(
+            f"{origin}: {value.name!r} must be {TensorProto.DataType.Name(element).lower()} "
+            f"{list(shape)}, got {TensorProto.DataType.Name(tensor.elem_type).lower()} {list(got)}"
+        )

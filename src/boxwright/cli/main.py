@@ -1,0 +1,172 @@
+"""The ``boxwright`` command: its verbs, and what every one of them does on failure.
+
+Exit codes: 0 done; 1 the user's input is at fault; 2 the command was used wrongly; 3 done,
+but a stated budget was missed; 130 interrupted; 141 whoever read the output went away.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from boxwright._version import __version__
+from boxwright.cli.common import Settings, print_json
+from boxwright.errors import BoxwrightError, BudgetMissedError
+
+EXIT_INPUT = 1
+EXIT_USAGE = 2
+EXIT_BUDGET = 3
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+# Verb -> its module and one line of help, here so that `--help` imports no verb.
+VERBS = {
+    "import": ("boxwright.cli.import_", "Turn trained weights into one ONNX model."),
+    "inspect": ("boxwright.cli.inspect", "Show what a model or an engine holds."),
+    "build": ("boxwright.cli.build", "Build an engine from a model."),
+    "detect": ("boxwright.cli.detect", "Detect objects in images."),
+    "verify": ("boxwright.cli.verify", "Measure how far a model or engine is from a reference."),
+    "demo": ("boxwright.cli.demo", "Fetch a small detector and see it work."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a verb's module when the verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of a detector's way through them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command; imports its module."""
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(VERBS[cmd_name][0]).command
+        assert isinstance(command, click.Command)  # noqa: S101 - a slip of ours, not of the user
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; a mistyped one is answered with the nearest."""
+        name = args[0]
+        if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, VERBS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" The verbs are: {', '.join(VERBS)}."
+            ctx.fail(f"No such verb {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs from the table, importing none of them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in VERBS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """An example, as every verb has one."""
+        with formatter.section("Example"):
+            formatter.write(
+                "  boxwright import yolov4-tiny.weights --cfg yolov4-tiny.cfg -o tiny.onnx\n"
+                "  boxwright build tiny.onnx -o tiny.bw\n"
+                "  boxwright detect tiny.bw street.jpg\n"
+            )
+
+    def main(  # type: ignore[override]  # always leaves the process, as standalone mode does
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **extra: Any,
+    ) -> None:
+        """Run, and leave the process with the exit code the outcome asks for."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        extra.pop("standalone_mode", None)
+        settings = extra.setdefault("obj", None) or Settings()
+        extra["obj"] = settings
+        # A usage error comes before options are read, so --json is looked for by hand.
+        settings.json = "--json" in arguments
+
+        def work() -> int:
+            outcome = super(LazyGroup, self).main(
+                arguments, prog_name=prog_name, standalone_mode=False, **extra
+            )
+            sys.stdout.flush()
+            return outcome if isinstance(outcome, int) else 0
+
+        sys.exit(_guard(work, settings))
+
+
+def _guard(work: Callable[[], int], settings: Settings) -> int:
+    """Run `work`; turn whatever it raises into one message and an exit code."""
+    try:
+        return work()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.UsageError as error:
+        if settings.json:
+            return _fail(settings, "UsageError", error.format_message(), EXIT_USAGE)
+        error.show()
+        return EXIT_USAGE
+    except click.ClickException as error:
+        return _fail(settings, type(error).__name__, error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BudgetMissedError as error:
+        return _fail(settings, type(error).__name__, str(error), EXIT_BUDGET)
+    except BoxwrightError as error:
+        return _fail(settings, type(error).__name__, str(error), EXIT_INPUT)
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(settings, "OSError", f"{where}{error.strerror or error}", EXIT_INPUT)
+    except Exception as error:
+        return _bug(settings, error)
+
+
+def _fail(settings: Settings, kind: str, message: str, code: int) -> int:
+    if settings.json:
+        print_json({"error": {"type": kind, "message": message, "exit_code": code}})
+    else:
+        click.echo(f"error: {' '.join(message.split())}", err=True)
+    if settings.verbosity >= 2:
+        _print_traceback()
+    return code
+
+
+def _bug(settings: Settings, error: Exception) -> int:
+    message = f"{type(error).__name__}: {error}"
+    advice = "" if settings.verbosity >= 2 else "; run with -vv for the traceback"
+    return _fail(settings, "Bug", f"{message} (this is a bug{advice})", EXIT_INPUT)
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    click.echo(traceback.format_exc(), err=True, nl=False)
+
+
+def _silence_stdout() -> None:
+    """Python flushes stdout once more at exit; give that flush a place to go."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="boxwright", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Turn a trained object detector into a proven engine."""

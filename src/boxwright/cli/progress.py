@@ -1,0 +1,88 @@
+"""Progress on stderr: a bar on a terminal, an occasional plain line elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from boxwright.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from boxwright.cli.common import Settings
+
+# A log file wants to know that work goes on, not how far each second took it.
+PLAIN_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def progress(settings: Settings) -> Iterator[ProgressCallback]:
+    """A callback for the library's long work, shown as fits where stderr goes."""
+    if settings.verbosity < 0:
+        yield silent
+    elif sys.stderr.isatty():
+        with _bar() as callback:
+            yield callback
+    else:
+        yield PlainProgress()
+
+
+class PlainProgress:
+    """Prints ``stage: done/total`` at most every few seconds, so short work prints nothing."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        now = self._clock()
+        if now - self._last < PLAIN_SECONDS:
+            return
+        self._last = now
+        share = f" ({100 * done // total} %)" if total else ""
+        click.echo(f"{stage}: {done}{f'/{total}' if total else ''}{share}", err=True)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[ProgressCallback]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        yield _Bar(display)
+
+
+class _Bar:
+    """One task of a rich progress display per stage."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._display.add_task(stage, total=total)
+        self._display.update(self._tasks[stage], completed=done, total=total)

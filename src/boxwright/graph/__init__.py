@@ -1,0 +1,1 @@
+"""Work on ONNX graphs: what they cost, and passes that change them."""

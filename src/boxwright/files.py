@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CHUNK = 1 << 20
 
@@ -36,12 +38,12 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         # mkstemp makes files private; what we write is as shareable as the umask says.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        Path(temporary).chmod(0o666 & ~umask)
         with os.fdopen(handle, "w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        Path(temporary).replace(target)
     except OSError as error:
         _remove(temporary)
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
@@ -85,7 +87,7 @@ def human_size(size: int) -> str:
 
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
-        os.unlink(path)
+        Path(path).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

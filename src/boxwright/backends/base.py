@@ -5,18 +5,20 @@ A backend sees tensors only. It knows neither where a model came from nor what a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+
     from boxwright.engine import Engine
     from boxwright.model import Model
 
@@ -54,10 +56,14 @@ class Runner(Protocol):
     """A loaded engine. Use it as a context manager; safe to call from one thread at a time."""
 
     @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What :meth:`infer` takes."""
+        ...
 
     @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What :meth:`infer` returns."""
+        ...
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run once; every output by name.
@@ -85,7 +91,9 @@ class Backend(Protocol):
     """A runtime that engines can be built for."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """How users call it: letters, digits and hyphens."""
+        ...
 
     def unavailable(self) -> str | None:
         """Why this backend cannot work on this machine, or ``None`` when it can."""
@@ -110,11 +118,17 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, engine: Engine, progress: ProgressCallback = silent) -> Runner:
-        """Make the engine ready to run, rebuilding its plan where none fits this machine.
+    def load(
+        self, source: Engine | Model, spec: BuildSpec, progress: ProgressCallback = silent
+    ) -> Runner:
+        """Make an engine, or a model that was never built, ready to run.
+
+        Where the engine holds no plan for `spec` on this machine, one is built from its
+        portable graph.
 
         Raises:
             EngineError: The engine file is damaged.
             BackendUnavailableError: See :meth:`unavailable`.
+            BuildError: No plan fits, and none can be built.
         """
         ...

@@ -25,6 +25,9 @@ EXIT_BUDGET = 3
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
+# Set by the shell's completion script, as click names it.
+_COMPLETION = "_BOXWRIGHT_COMPLETE"
+
 # Verb -> its module and one line of help, here so that `--help` imports no verb.
 VERBS = {
     "import": ("boxwright.cli.import_", "Turn trained weights into one ONNX model."),
@@ -90,12 +93,19 @@ class LazyGroup(click.Group):
         # A usage error comes before options are read, so --json is looked for by hand.
         settings.json = "--json" in arguments
 
+        if _COMPLETION in os.environ:
+            super().main(arguments, prog_name=prog_name, **extra)
+
         def work() -> int:
-            outcome = super(LazyGroup, self).main(
-                arguments, prog_name=prog_name, standalone_mode=False, **extra
-            )
-            sys.stdout.flush()
-            return outcome if isinstance(outcome, int) else 0
+            # Click's own `main` would answer a broken pipe itself, as if it were an error.
+            try:
+                with self.make_context(prog_name or "boxwright", arguments, **extra) as context:
+                    self.invoke(context)
+            except click.exceptions.Exit as leave:
+                return leave.exit_code
+            finally:
+                sys.stdout.flush()
+            return 0
 
         sys.exit(_guard(work, settings))
 

@@ -73,7 +73,7 @@ def command(
         )
     seconds = time.perf_counter() - started
     size = target.stat().st_size
-    plans = [plan.fingerprint for plan in engine.plans]
+    plans = list(engine.plans)
     content = {
         "output": str(target),
         "bytes": size,

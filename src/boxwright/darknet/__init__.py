@@ -1,0 +1,1 @@
+"""Darknet's own formats: the network description (cfg), the weights, and what is made of them."""

@@ -1,0 +1,175 @@
+"""Differences of boxes, gathered image by image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from boxwright.evaluate.matching import Pairs, box_error, match
+from boxwright.evaluate.report import BoxParity, UnmatchedBox
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from boxwright.evaluate.reference import Candidates
+    from boxwright.evaluate.tolerances import Tolerances
+
+# How many boxes without a partner a report lists.
+_LISTED = 20
+
+
+class BoxDifference:
+    """Running comparison of one list of boxes per image; see :class:`BoxParity`."""
+
+    def __init__(
+        self,
+        stage: Literal["candidates", "detections"],
+        threshold: float,
+        tolerances: Tolerances,
+        size: tuple[int, int],
+    ) -> None:
+        self.stage = stage
+        self.threshold = threshold
+        self._tolerances = tolerances
+        self._size = size
+        self._counts = dict.fromkeys(
+            ("subject", "reference", "matched", "borderline", "suppressed"), 0
+        )
+        self._missing = {"subject": 0, "reference": 0}
+        self._box_error = self._score_error = 0.0
+        self._min_iou = 1.0
+        self._by_row = True
+        self._truncated = False
+        self._unmatched: list[UnmatchedBox] = []
+
+    def add(
+        self,
+        image: int,
+        subject: Candidates,
+        reference: Candidates,
+        before: tuple[Candidates, Candidates] | None = None,
+    ) -> None:
+        """Count one image in.
+
+        Args:
+            image: Its number.
+            subject: The subject's boxes.
+            reference: The reference's boxes.
+            before: Both sides' candidates, for detections: a box without a partner that
+                was among the other side's candidates was suppressed there.
+        """
+        by_row = subject.row is not None and reference.row is not None
+        self._by_row &= by_row
+        self._truncated |= reference.truncated
+        tolerances = self._tolerances
+        pairs = match(
+            subject, reference, self._size, tolerances.match_box, tolerances.match_score, by_row
+        )
+        self._counts["subject"] += len(subject)
+        self._counts["reference"] += len(reference)
+        self._counts["matched"] += len(pairs.first)
+        self._measure(subject, reference, pairs)
+        others = (None, None) if before is None else (before[1], before[0])
+        if not reference.truncated:
+            self._explain(image, "subject", subject[pairs.only_first], others[0])
+        self._explain(image, "reference", reference[pairs.only_second], others[1])
+
+    def result(self) -> BoxParity:
+        """The comparison over all images counted in."""
+        tolerances = self._tolerances
+        listed = sorted(self._unmatched, key=lambda box: -box.score)
+        # What nothing explains comes first: it is what a reader looks for.
+        listed.sort(key=lambda box: box.reason != "missing")
+        return BoxParity(
+            stage=self.stage,
+            threshold=self.threshold,
+            count=self._counts["subject"],
+            reference_count=self._counts["reference"],
+            matched=self._counts["matched"],
+            by_row=self._by_row,
+            box_error=self._box_error,
+            score_error=self._score_error,
+            min_iou=self._min_iou,
+            missing=self._missing["reference"],
+            extra=self._missing["subject"],
+            borderline=self._counts["borderline"],
+            suppressed=self._counts["suppressed"],
+            truncated=self._truncated,
+            box_tolerance=tolerances.box,
+            score_tolerance=tolerances.score,
+            unmatched_share=tolerances.unmatched_share,
+            unmatched=tuple(listed[:_LISTED]),
+        )
+
+    def _measure(self, subject: Candidates, reference: Candidates, pairs: Pairs) -> None:
+        if not len(pairs.first):
+            return
+        a, b = subject[pairs.first], reference[pairs.second]
+        error = box_error(a.xyxy, b.xyxy, self._size)
+        self._box_error = max(self._box_error, float(error.max()))
+        self._score_error = max(self._score_error, float(np.abs(a.score - b.score).max()))
+        self._min_iou = min(self._min_iou, float(paired_iou(a.xyxy, b.xyxy).min()))
+
+    def _explain(
+        self,
+        image: int,
+        side: Literal["subject", "reference"],
+        boxes: Candidates,
+        other_candidates: Candidates | None,
+    ) -> None:
+        margin = boxes.score - self.threshold
+        borderline = margin <= self._tolerances.score
+        suppressed = np.zeros(len(boxes), bool)
+        if other_candidates is not None and len(boxes):
+            above = other_candidates[other_candidates.score > self.threshold]
+            pairs = match(
+                boxes,
+                above,
+                self._size,
+                self._tolerances.match_box,
+                self._tolerances.match_score,
+                by_row=False,
+            )
+            suppressed[pairs.first] = True
+        suppressed &= ~borderline
+        missing = ~borderline & ~suppressed
+        self._counts["borderline"] += int(borderline.sum())
+        self._counts["suppressed"] += int(suppressed.sum())
+        self._missing[side] += int(missing.sum())
+        reasons: dict[Literal["missing", "borderline", "suppressed"], NDArray[np.bool_]] = {
+            "missing": missing,
+            "suppressed": suppressed,
+            "borderline": borderline,
+        }
+        for reason, chosen in reasons.items():
+            rows = np.flatnonzero(chosen)
+            best = rows[np.argsort(-boxes.score[rows], kind="stable")][:_LISTED]
+            for i in best.tolist():
+                x1, y1, x2, y2 = (float(x) for x in boxes.xyxy[i])
+                self._unmatched.append(
+                    UnmatchedBox(
+                        image,
+                        side,
+                        int(boxes.class_id[i]),
+                        float(boxes.score[i]),
+                        (x1, y1, x2, y2),
+                        float(margin[i]),
+                        reason,
+                    )
+                )
+
+
+def paired_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of boxes pair by pair: ``(n, 4)`` and ``(n, 4)`` to ``(n,)``.
+
+    Equal boxes without an area have an IoU of 1 here: they are the same box.
+    """
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, 2:], second[:, 2:])
+    intersection = np.maximum(high - low, 0).prod(axis=1)
+    areas = [np.maximum(box[:, 2:] - box[:, :2], 0).prod(axis=1) for box in (first, second)]
+    union = areas[0] + areas[1] - intersection
+    result = np.where((first == second).all(axis=1), 1.0, 0.0)
+    ratio: NDArray[np.float64] = np.divide(intersection, union, out=result, where=union > 0)
+    return ratio

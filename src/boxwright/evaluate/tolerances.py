@@ -1,0 +1,73 @@
+"""How much difference is accepted, and why that much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Largest differences accepted by a parity check; defaults are for trained float32 nets.
+
+    Two float32 implementations of one network differ because sums are taken in another
+    order and batch norm is folded or not. On trained networks that is 1e-7 to 1e-5 of
+    a raw head; a wrong layer shows at 1e-2 and above. The defaults lie between.
+
+    Attributes:
+        head_nrmse: Raw heads, ``||a - b|| / ||b||``.
+        output_nrmse: The graph's outputs, `boxes` and `scores`. Wider than the heads:
+            decoding takes ``exp`` of some values, and rows of no score count here too.
+        box: Corner error of a candidate relative to the image side: 1e-3 is 0.4 pixels
+            at 416, below what anybody sees or AP at IoU 0.95 notices.
+        score: Difference of a candidate's score: 1e-4 moves no printed digit.
+        candidate_threshold: Candidates are compared above this score: low enough that
+            every box that any AP computation looks at is among them.
+        detection_thresholds: Detections (after suppression) are compared above these.
+        unmatched_share: Share of boxes that only one side may have. 0 for trained
+            networks, where a box without a partner is a finding.
+        match_box: Boxes are partners up to this corner error, so that an error over the
+            tolerance is reported as an error and not as two strangers.
+        match_score: The same for scores.
+    """
+
+    head_nrmse: float = 1e-4
+    output_nrmse: float = 1e-3
+    box: float = 1e-3
+    score: float = 1e-4
+    candidate_threshold: float = 0.005
+    detection_thresholds: tuple[float, ...] = (0.25,)
+    unmatched_share: float = 0.0
+    match_box: float = 0.01
+    match_score: float = 0.05
+
+    @classmethod
+    def random_weights(cls) -> Tolerances:
+        """For networks with random weights.
+
+        Nothing in such a network damps rounding: Darknet's own fused and unfused results
+        differ by 4e-4 (nrmse) on deep ones, hence 1e-3 for the heads. Their heads
+        reach logits of tens, whose boxes are ``exp`` of such numbers, and thousands of
+        boxes lie near every threshold: scores and boxes follow with 5e-3, and
+        one box in a hundred may fall on the other side of a threshold or of the
+        suppression rule.
+        """
+        return cls(head_nrmse=1e-3, output_nrmse=1e-2, box=5e-3, score=5e-3, unmatched_share=0.01)
+
+    @classmethod
+    def opencv(cls) -> Tolerances:
+        """For OpenCV's Darknet importer as the reference.
+
+        It adds 1e-6 to the variances where Darknet adds 1e-5, so the smaller a
+        channel's variance, the larger its own error: up to 8e-2 on a raw head of
+        trained networks. Agreement within this says that the layers are the same,
+        not that the numbers are.
+        """
+        return cls(
+            head_nrmse=0.1,
+            output_nrmse=0.1,
+            box=0.05,
+            score=0.05,
+            unmatched_share=0.1,
+            match_box=0.1,
+            match_score=0.2,
+        )

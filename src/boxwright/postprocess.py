@@ -33,7 +33,7 @@ MAX_CANDIDATES = 100_000
 suppression grows with their square."""
 
 # Coordinates beyond this many input pixels are brought to it, so that areas stay finite.
-_FAR = np.float32(1e7)
+_FAR = 1e7
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,12 @@ class Postprocessor:
         if not_finite:
             _log.warning("the detector gave %d candidates that are not numbers", not_finite)
         rows, class_ids, score, cut = self._cut(rows, class_ids, score)
-        corners = np.clip(boxes[rows], -_FAR, _FAR)
+        corners = np.clip(boxes[rows], -_FAR, _FAR).astype(np.float32, copy=False)
         # Darknet maps boxes to fractions of the source image before it suppresses, and
         # DIoU depends on that ratio of the axes. Where the content lies changes nothing.
         height, width = geometry.content_size
-        relative = corners / np.array([width, height, width, height], np.float32)
+        extent = np.array([width, height, width, height], np.float32)
+        relative = np.divide(corners, extent, dtype=np.float32)
         kept = suppress(relative, score, class_ids, self.nms)
         xyxy = geometry.to_source(corners[kept])
         if self.clip:
@@ -191,8 +192,7 @@ class Postprocessor:
         """Rows, classes and scores above the threshold; and 1 if any score is NaN."""
         if self.class_ids is not None:
             scores = scores[:, self.class_ids]
-        count, classes = scores.shape
-        best = scores.max(axis=1) if scores.size else np.zeros(count, np.float32)
+        best = scores.max(axis=1, initial=-np.inf)
         threshold = np.float32(self.score_threshold)
         rows = np.flatnonzero(best > threshold)
         # A row that holds a NaN has a NaN as its maximum: tell, do not pass over it.

@@ -1,0 +1,249 @@
+"""The detector: an image in, detections out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from boxwright.card import ModelCard
+from boxwright.errors import InputError, ModelError
+from boxwright.images import MAX_PIXELS, load_image
+from boxwright.model import BOXES, IMAGES, SCORES
+from boxwright.postprocess import Postprocessor
+from boxwright.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from boxwright.backends.base import Runner
+    from boxwright.card import Interpolation, NmsKind, Resize
+    from boxwright.detections import Detections
+    from boxwright.engine import Engine
+    from boxwright.images import ImageSource
+    from boxwright.model import Model
+    from boxwright.preprocess import Geometry
+
+BATCH_SIZE = 8
+"""How many images run at once where neither the caller nor the model says."""
+
+
+class Detector:
+    """Finds objects in images, with an engine or a model as it is.
+
+    Each setting is the argument where one is given, else the card's, else the default.
+    Use it as a context manager, or call :meth:`close`. One thread at a time may call it:
+    the runner below holds buffers. For several threads, make several detectors.
+
+    Args:
+        source: An engine (``.bw``) or model (``.onnx``), as a path or opened; with
+            `runner`, a bare model card will do.
+        backend: The runtime to use; by default the one the engine was built for.
+        device: ``auto``, ``cpu``, ``cuda:0``, ...
+        score_threshold: 0 to 1; a detection's score must exceed it.
+        nms_kind: ``iou``, ``diou`` or ``none``.
+        iou_threshold: 0 to 1; an overlap above it suppresses the lower score.
+        beta: Exponent of the distance term of ``diou``.
+        class_agnostic: Let overlapping boxes of different classes suppress each other.
+        multi_label: Allow one box several classes.
+        max_detections: Keep this many of the best an image; ``None`` keeps all.
+        classes: Names or numbers of the only classes wanted.
+        clip: Limit boxes to the image.
+        resize: ``letterbox`` or ``stretch``.
+        interpolation: ``darknet`` or ``opencv``.
+        batch_size: Images per run in :meth:`detect_batch`; by default the model's fixed
+            batch, or `BATCH_SIZE`.
+        max_pixels: Images of more pixels are refused.
+        runner: Run with this instead of loading `source`; the detector closes it.
+
+    Raises:
+        InputError: An argument is wrong, or `source` cannot be read; see also
+            `boxwright.backends.load`.
+        ModelError: The model does not detect.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Engine | Model | ModelCard,
+        *,
+        backend: str | None = None,
+        device: str = "auto",
+        score_threshold: float | None = None,
+        nms_kind: NmsKind | None = None,
+        iou_threshold: float | None = None,
+        beta: float | None = None,
+        class_agnostic: bool | None = None,
+        multi_label: bool | None = None,
+        max_detections: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        clip: bool = True,
+        resize: Resize | None = None,
+        interpolation: Interpolation | None = None,
+        batch_size: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        runner: Runner | None = None,
+    ) -> None:
+        opened = _open(source)
+        self.card = opened if isinstance(opened, ModelCard) else opened.card
+        if self.card.task != "detect":
+            raise ModelError(
+                f"{self.card.name} is a model to {self.card.task}; a detector needs task 'detect'"
+            )
+        # Arguments are checked before the engine is loaded, which may take long.
+        self.preprocessor = Preprocessor(self.card, resize=resize, interpolation=interpolation)
+        self.postprocessor = Postprocessor(
+            self.card,
+            score_threshold=score_threshold,
+            nms_kind=nms_kind,
+            iou_threshold=iou_threshold,
+            beta=beta,
+            class_agnostic=class_agnostic,
+            multi_label=multi_label,
+            max_detections=max_detections,
+            classes=classes,
+            clip=clip,
+        )
+        self.max_pixels = max_pixels
+        _check_batch_size(batch_size)
+        self._closed = False
+        self._runner = _load(opened, backend, device) if runner is None else runner
+        try:
+            self._fixed_batch = _fixed_batch(self._runner)
+            self.batch_size = _choose_batch_size(batch_size, self._fixed_batch)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything resolved that the results depend on beside the model; JSON values."""
+        return {**self.preprocessor.settings, **self.postprocessor.settings}
+
+    def __call__(self, image: ImageSource) -> Detections:
+        """Detect in one image.
+
+        Args:
+            image: Whatever `load_image` takes: a path, bytes, a Pillow image, or a uint8
+                RGB array of shape ``(H, W, 3)``.
+
+        Returns:
+            Boxes in pixels of the (upright) image, best score first.
+
+        Raises:
+            ImageError: The image cannot be read.
+            InputError: The detector is closed.
+        """
+        return self.detect_batch([image])[0]
+
+    def detect_batch(self, images: Iterable[ImageSource]) -> list[Detections]:
+        """Detect in several images, `batch_size` at a time.
+
+        The sizes of the images may differ. Results are those of one image at a time.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: The detector is closed, or `images` is one image.
+        """
+        if isinstance(images, (str, bytes, Path)):
+            raise InputError("detect_batch takes a list of images, got one; call the detector")
+        results: list[Detections] = []
+        for chunk in _chunks(images, self.batch_size):
+            pixels = [load_image(image, max_pixels=self.max_pixels) for image in chunk]
+            batch, geometries = self.preprocessor.prepare_batch(pixels)
+            results.extend(self._detect(batch, geometries))
+        return results
+
+    def _detect(self, batch: NDArray[np.uint8], geometries: list[Geometry]) -> list[Detections]:
+        if self._closed:
+            raise InputError("the detector is closed; make a new one")
+        missing = (self._fixed_batch or 0) - len(batch)
+        if missing > 0:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        outputs = self._runner.infer({IMAGES: batch})
+        return [
+            self.postprocessor(outputs[BOXES][i], outputs[SCORES][i], geometry)
+            for i, geometry in enumerate(geometries)
+        ]
+
+    def close(self) -> None:
+        """Free what the runner holds; harmless when called twice."""
+        if not self._closed:
+            self._closed = True
+            self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _open(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | ModelCard:
+    if not isinstance(source, (str, Path)):
+        if isinstance(getattr(source, "card", source), ModelCard):
+            return source
+        raise InputError(
+            "a detector is made from a .bw or .onnx path, an Engine or a Model, "
+            f"got {type(source).__name__}"
+        )
+    from boxwright.engine import Engine, is_engine_file
+    from boxwright.model import Model
+
+    if is_engine_file(source) or Path(source).suffix.lower() == ".bw":
+        return Engine.open(source)
+    return Model.load(source)
+
+
+def _load(opened: Engine | Model | ModelCard, backend: str | None, device: str) -> Runner:
+    if isinstance(opened, ModelCard):
+        raise InputError("a model card alone cannot run; give the engine or model, or a runner")
+    from boxwright.backends import load
+
+    return load(opened, backend=backend, device=device)
+
+
+def _fixed_batch(runner: Runner) -> int | None:
+    """The batch the runner insists on, or ``None`` where it takes any."""
+    spec = next((spec for spec in runner.inputs if spec.name == IMAGES), None)
+    if spec is None:
+        raise ModelError(
+            f"the model must have an input {IMAGES!r}, got {[s.name for s in runner.inputs]}; "
+            "import it with boxwright import"
+        )
+    return spec.shape[0]
+
+
+def _check_batch_size(batch_size: int | None) -> None:
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
+
+
+def _choose_batch_size(wanted: int | None, fixed: int | None) -> int:
+    if fixed is None:
+        return BATCH_SIZE if wanted is None else wanted
+    if wanted is not None and wanted > fixed:
+        raise InputError(
+            f"batch_size must be at most {fixed}, which the engine was built for, got {wanted}; "
+            "build it with a larger batch"
+        )
+    return fixed if wanted is None else wanted
+
+
+def _chunks(items: Iterable[ImageSource], size: int) -> Iterator[list[ImageSource]]:
+    chunk: list[ImageSource] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -14,9 +14,10 @@ tensor      type and shape          meaning
 from __future__ import annotations
 
 import dataclasses
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from boxwright.card import CARD_KEY, ModelCard
 from boxwright.errors import CardError, InputError, ModelError
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 IMAGES = "images"
 BOXES = "boxes"
 SCORES = "scores"
+
+# Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
+_MODEL_GRAPH = 7
+_GRAPH_INITIALIZER = 5
 
 # Protobuf itself stops here; a larger file cannot be an ONNX model in one piece.
 MAX_MODEL_BYTES = (1 << 31) - 1
@@ -88,12 +93,38 @@ class Model:
         return model
 
     def to_bytes(self) -> bytes:
-        """The ONNX file's content, card included.
+        """The ONNX file's content, card included. The same model always gives the same bytes."""
+        stream = io.BytesIO()
+        self.write(stream)
+        return stream.getvalue()
 
-        The same model always gives the same bytes.
+    def write(self, stream: IO[bytes]) -> None:
+        """Write the ONNX file's content, tensor by tensor.
+
+        Serialising the whole message at once would need twice its size on top of it. The
+        bytes are those of ONE message: protobuf leaves the order of fields free, so the
+        initializers may follow the rest of the graph.
+
+        Raises:
+            InputError: The model exceeds the 2 GiB that one ONNX file can hold.
         """
         self._write_card()
-        return self.proto.SerializeToString(deterministic=True)
+        model, graph = _without_initializers(self.proto)
+        # ByteSize of a message serialises it, so it is asked tensor by tensor.
+        lengths = [tensor.ByteSize() for tensor in self.proto.graph.initializer]
+        total = len(graph) + sum(
+            len(_field(_GRAPH_INITIALIZER, length)) + length for length in lengths
+        )
+        if len(model) + total > MAX_MODEL_BYTES:
+            raise InputError(
+                f"the model is {human_size(total)}, and an ONNX file holds at most 2 GiB"
+            )
+        stream.write(model)
+        stream.write(_field(_MODEL_GRAPH, total))
+        stream.write(graph)
+        for tensor, length in zip(self.proto.graph.initializer, lengths, strict=True):
+            stream.write(_field(_GRAPH_INITIALIZER, length))
+            stream.write(tensor.SerializeToString(deterministic=True))
 
     def save(self, path: str | Path) -> None:
         """Write the model with its card; nothing is left half-written.
@@ -101,14 +132,8 @@ class Model:
         Raises:
             InputError: The file cannot be written, or the model exceeds ONNX's 2 GiB.
         """
-        self._write_card()
-        if self.proto.ByteSize() > MAX_MODEL_BYTES:
-            raise InputError(
-                f"{path}: the model is {human_size(self.proto.ByteSize())}, "
-                "and an ONNX file holds at most 2 GiB"
-            )
         with atomic_write(path) as stream:
-            stream.write(self.to_bytes())
+            self.write(stream)
 
     def with_card(self, card: ModelCard) -> Model:
         """The same graph under another card."""
@@ -169,3 +194,39 @@ def _check_value(
             f"{origin}: {value.name!r} must be {TensorProto.DataType.Name(element).lower()} "
             f"{list(shape)}, got {TensorProto.DataType.Name(tensor.elem_type).lower()} {list(got)}"
         )
+
+
+def _without_initializers(proto: onnx.ModelProto) -> tuple[bytes, bytes]:
+    """The bytes of a model without its graph, and of that graph without its initializers."""
+    from onnx import GraphProto, ModelProto
+
+    model, graph = ModelProto(), GraphProto()
+    for source, target, left_out in (
+        (proto, model, "graph"),
+        (proto.graph, graph, "initializer"),
+    ):
+        for descriptor, value in source.ListFields():
+            if descriptor.name == left_out:
+                continue
+            if isinstance(value, (str, bytes, int, float)):
+                setattr(target, descriptor.name, value)
+            else:
+                getattr(target, descriptor.name).MergeFrom(value)
+    return (
+        model.SerializeToString(deterministic=True),
+        graph.SerializeToString(deterministic=True),
+    )
+
+
+def _field(number: int, length: int) -> bytes:
+    """Tag and length that precede a length-delimited field of a protobuf message."""
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

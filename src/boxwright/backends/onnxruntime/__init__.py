@@ -1,0 +1,220 @@
+"""ONNX Runtime: the backend every installation has.
+
+Its plan is the graph as ONNX Runtime optimises it, layouts for this processor included,
+so that loading skips the optimisation.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from boxwright.backends.base import BuildSpec
+from boxwright.backends.onnxruntime.lowering import lower_mish
+from boxwright.backends.onnxruntime.session import (
+    OnnxRuntimeRunner,
+    import_onnxruntime,
+    open_session,
+    optimise,
+    providers_for,
+    session_options,
+)
+from boxwright.backends.plans import (
+    Fingerprint,
+    Plan,
+    build_engine,
+    check_contract,
+    load_engine,
+)
+from boxwright.environment import cpu_architecture, cpu_features
+from boxwright.errors import BackendUnavailableError, BuildError, EngineError, ModelError
+from boxwright.model import Model
+from boxwright.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from boxwright.engine import Engine
+
+# Raise it when what `compile` writes changes: plans of another number do not fit.
+_REVISION = 1
+
+# An optimised plan that is further from the plain graph than this computes something else.
+# Float noise measures 1e-7 to 1e-5 on trained and untrained detectors.
+_MAX_NRMSE = 1e-2
+
+_STEPS = 3
+
+
+class OnnxRuntimeBackend:
+    """See :class:`boxwright.backends.base.Backend`."""
+
+    name = "onnxruntime"
+
+    def unavailable(self) -> str | None:
+        """Why ONNX Runtime cannot be used here, or ``None``."""
+        try:
+            import_onnxruntime()
+        except ImportError as error:
+            return f"onnxruntime cannot be imported: {error}"
+        return None
+
+    def fingerprint(self, spec: BuildSpec) -> str:
+        """Version, device, precision and batch; on a CPU its instruction sets too.
+
+        ONNX Runtime's blocked layouts depend on them (``MlasNchwcGetBlockSize``).
+
+        Raises:
+            BackendUnavailableError: The device cannot be used here.
+            InputError: No device is called that.
+        """
+        if _on_cpu(spec.device):
+            device = "+".join((f"cpu-{cpu_architecture()}", *cpu_features()))
+        else:
+            providers_for(spec.device)
+            device = "cuda"
+        version = f"{_version()}+{_REVISION}"
+        return str(Fingerprint.of(self.name, version, device, spec))
+
+    def build(
+        self, model: Model, spec: BuildSpec, output: str | Path, progress: ProgressCallback = silent
+    ) -> Engine:
+        """See :meth:`boxwright.backends.base.Backend.build`."""
+        return build_engine(self, model, spec, output, progress)
+
+    def load(
+        self, source: Engine | Model, spec: BuildSpec, progress: ProgressCallback = silent
+    ) -> OnnxRuntimeRunner:
+        """See :meth:`boxwright.backends.base.Backend.load`."""
+        _check_precision(spec)
+
+        def open_plan(data: bytes) -> OnnxRuntimeRunner:
+            settings = session_options(spec.options, optimise=False)
+            try:
+                return OnnxRuntimeRunner(open_session(data, settings, spec.device))
+            except BuildError as error:
+                raise EngineError(str(error)) from error
+
+        if isinstance(source, Model):
+            runner = _open_model(source, spec)
+            check_contract(source.card, runner.inputs, runner.outputs, "the model")
+            return runner
+        return load_engine(self, source, spec, open_plan, progress)
+
+    def compile(self, model: Model, spec: BuildSpec, progress: ProgressCallback = silent) -> Plan:
+        """Optimise the graph for this machine, and check that it still computes the same.
+
+        Raises:
+            BuildError: ONNX Runtime refuses the graph, or optimising it changed its results.
+            InputError: An option or the device is wrong.
+            BackendUnavailableError: The device cannot be used here.
+        """
+        _check_precision(spec)
+        progress("optimise", 0, _STEPS)
+        data, mish = _serialise(model, lower=_on_cpu(spec.device))
+        plan = optimise(data, spec.options, spec.device)
+        del data
+        progress("compare with the plain graph", 1, _STEPS)
+        parity = _compare(model, plan, spec)
+        progress("summarise", 2, _STEPS)
+        evidence = {
+            "layers": _summarise(plan),
+            "lowered": {"mish": mish},
+            "parity": {"against": "the portable graph, not optimised", "outputs": parity},
+        }
+        progress("optimise", _STEPS, _STEPS)
+        return Plan(plan, evidence)
+
+
+def _on_cpu(device: str) -> bool:
+    return device in ("auto", "cpu")
+
+
+def _version() -> str:
+    """The package's version, without importing it: a fingerprint costs nothing."""
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    try:
+        return str(import_onnxruntime().__version__)
+    except ImportError as error:
+        raise BackendUnavailableError(f"onnxruntime cannot be imported: {error}") from error
+
+
+def _check_precision(spec: BuildSpec) -> None:
+    if spec.precision != "fp32":
+        raise BuildError(
+            f"backend onnxruntime builds precision fp32 only, got {spec.precision}; "
+            "its CPU kernels compute float32"
+        )
+
+
+def _serialise(model: Model, *, lower: bool) -> tuple[bytes, int]:
+    if any(
+        tensor.data_location == onnx.TensorProto.EXTERNAL
+        for tensor in model.proto.graph.initializer
+    ):
+        raise ModelError("the model keeps weights in other files; it must be one file")
+    proto, mish = lower_mish(model.proto) if lower else (model.proto, 0)
+    return proto.SerializeToString(), mish
+
+
+def _open_model(model: Model, spec: BuildSpec) -> OnnxRuntimeRunner:
+    data, _ = _serialise(model, lower=_on_cpu(spec.device))
+    settings = session_options(spec.options, optimise=True)
+    return OnnxRuntimeRunner(open_session(data, settings, spec.device))
+
+
+def _summarise(plan: bytes) -> dict[str, dict[str, int]]:
+    """How many nodes of each operator run, by the type they compute in."""
+    proto = onnx.ModelProto.FromString(plan)
+    counts: dict[str, Counter[str]] = {"float32": Counter(), "int8": Counter()}
+    for node in proto.graph.node:
+        quantised = "QLinear" in node.op_type or node.op_type.endswith("Integer")
+        counts["int8" if quantised else "float32"][node.op_type] += 1
+    return {kind: dict(sorted(found.items())) for kind, found in counts.items() if found}
+
+
+def _compare(model: Model, plan: bytes, spec: BuildSpec) -> dict[str, Any]:
+    """How far the plan's outputs are from the graph's, on one fixed random image."""
+    height, width = model.card.input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
+    results = []
+    for data in (_serialise(model, lower=False)[0], plan):
+        settings = session_options(spec.options, optimise=False)
+        with OnnxRuntimeRunner(open_session(data, settings, spec.device)) as runner:
+            check_contract(model.card, runner.inputs, runner.outputs, "the model")
+            results.append(runner.infer({runner.inputs[0].name: pixels}))
+    parity = {}
+    for name, expected in results[0].items():
+        parity[name] = _distance(expected, results[1][name])
+        if parity[name]["nrmse"] > _MAX_NRMSE or parity[name]["finiteness_differs"]:
+            raise BuildError(
+                f"ONNX Runtime's optimised graph computes another {name!r} than the model: "
+                f"nrmse {parity[name]['nrmse']:.2g}, at most {_MAX_NRMSE} expected"
+            )
+    return parity
+
+
+def _distance(expected: Any, got: Any) -> Mapping[str, Any]:
+    """Distance of two arrays; a graph of random weights may well hold infinities."""
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    # Where weights are arbitrary, exp() overflows in one order of operations and not in
+    # another: only a noticeable share of such values speaks for a different computation.
+    differing = int((np.isfinite(a) != np.isfinite(b)).sum())
+    a, b = a[finite], b[finite]
+    norm = float(np.linalg.norm(a))
+    error = float(np.linalg.norm(b - a))
+    return {
+        "max_abs": float(np.abs(b - a).max(initial=0.0)),
+        "nrmse": error / norm if norm else error,
+        "finiteness_differs": differing > 0.001 * expected.size,
+    }

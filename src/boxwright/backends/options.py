@@ -1,0 +1,59 @@
+"""Checking names and settings that users give, with a hint where one was misspelt."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, get_args
+
+from boxwright.backends.base import BuildSpec, Precision
+from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+def explain_unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """A message for a name that does not exist: which do, and which was probably meant."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}; there are: {', '.join(names) or 'none'}{hint}"
+
+
+def make_spec(
+    precision: str, batch: tuple[int, int, int], device: str, options: Mapping[str, Any] | None
+) -> BuildSpec:
+    """A checked :class:`~boxwright.backends.base.BuildSpec`.
+
+    Raises:
+        InputError: A value is out of range; the message says what it must be.
+    """
+    for known in get_args(Precision):
+        if precision == known:
+            break
+    else:
+        raise InputError(explain_unknown("precision", str(precision), get_args(Precision)))
+    sizes = tuple(batch)
+    if (
+        len(sizes) != 3
+        or not all(type(size) is int for size in sizes)
+        or not 1 <= sizes[0] <= sizes[1] <= sizes[2]
+    ):
+        raise InputError(
+            f"batch must be three whole numbers, 1 <= smallest <= usual <= largest, got {batch!r}"
+        )
+    if not isinstance(device, str) or not device:
+        raise InputError(f"device must be a name such as 'auto' or 'cpu', got {device!r}")
+    return BuildSpec(known, (sizes[0], sizes[1], sizes[2]), device, dict(options or {}))
+
+
+def check_options(backend: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse settings a backend does not have.
+
+    Raises:
+        InputError: A name is not among `known`.
+    """
+    names = tuple(known)
+    for name in options:
+        if name not in names:
+            raise InputError(explain_unknown(f"option of backend {backend}", str(name), names))

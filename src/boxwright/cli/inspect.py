@@ -47,7 +47,7 @@ def command(settings: Settings, /, file: Path, layers: bool, cfg: Path | None) -
     """Show what a model or an engine holds.
 
     FILE is an ONNX model or an engine that Boxwright wrote, or trained weights that
-    `boxwright import` reads. Shown are its card, inputs and outputs, operators,
+    `boxwright import` reads (of Darknet's, the .cfg beside its weights will do too). Shown are its card, inputs and outputs, operators,
     parameters and multiply-accumulates for one image; of an engine also its receipt
     and whether its plans fit this machine.
     """
@@ -56,7 +56,7 @@ def command(settings: Settings, /, file: Path, layers: bool, cfg: Path | None) -
     with progress(settings) as report:
         subject = _open(file, cfg, report)
     costs = cost(subject.model.proto)
-    content = _content(subject, costs, layers)
+    content = _content(subject, costs, layers, settings.device)
     show(settings, content, lambda: _render(subject, costs, content, layers))
 
 
@@ -73,10 +73,14 @@ def _open(path: Path, cfg: Path | None, report: Any) -> _Subject:
         if path.suffix.lower() == ".bw":
             Engine.open(path)
         return _Subject("model", path, Model.load(path))
+    if path.suffix.lower() == ".cfg":
+        path, cfg = path.with_suffix(".weights"), path
     return _Subject("weights", path, boxwright.import_model(path, cfg=cfg, progress=report))
 
 
-def _content(subject: _Subject, costs: ModelCost, layers: bool) -> dict[str, Any]:
+def _content(
+    subject: _Subject, costs: ModelCost, layers: bool, device: str
+) -> dict[str, Any]:
     proto = subject.model.proto
     content: dict[str, Any] = {
         "file": str(subject.path),
@@ -110,22 +114,42 @@ def _content(subject: _Subject, costs: ModelCost, layers: bool) -> dict[str, Any
         ]
     if subject.engine is not None:
         content["receipt"] = subject.engine.receipt
-        content["plans"] = _plans(subject.engine)
+        content["plans"] = _plans(subject.engine, device)
     return content
 
 
-def _plans(engine: Engine) -> list[dict[str, Any]]:
-    from boxwright import backends
-
+def _plans(engine: Engine, device: str) -> list[dict[str, Any]]:
     return [
         {
             "fingerprint": plan,
             "bytes": engine.plan_size(plan),
-            "fits": (reason := backends.unfit(engine, plan)) is None,
+            "fits": (reason := _unfit(plan, device)) is None,
             "reason": reason,
         }
         for plan in engine.plans
     ]
+
+
+def _unfit(plan: str, device: str) -> str | None:
+    """Why a plan would be rebuilt on this machine, or ``None`` where it runs as it is."""
+    from boxwright.backends import get
+    from boxwright.backends.options import make_spec
+    from boxwright.backends.plans import Fingerprint
+    from boxwright.errors import BoxwrightError
+
+    built = Fingerprint.parse(plan)
+    if built is None:
+        return "its fingerprint is of another form"
+    try:
+        backend = get(built.backend)
+        if (reason := backend.unavailable()) is not None:
+            return f"{built.backend} cannot work here: {reason}"
+        batch = tuple(int(number) for number in built.batch.removeprefix("b").split("-"))
+        spec = make_spec(built.precision, batch, device, None)
+        here = Fingerprint.parse(backend.fingerprint(spec))
+    except (BoxwrightError, ValueError) as error:
+        return str(error)
+    return (here.differences(built) or None) if here else "this backend's plans cannot be compared"
 
 
 def _tensors(values: Any) -> list[dict[str, Any]]:
@@ -175,11 +199,15 @@ def _render(
             right=("anchors", "candidates"),
         )
     heading("Made from")
-    for file in card.source_files:
-        facts([(file.name, f"{human_size(file.size)}  sha256 {file.sha256}")])
-    for step in card.transforms:
-        settings = ", ".join(f"{key}={value}" for key, value in step.parameters.items())
-        facts([(step.name, settings or "-")])
+    facts(
+        [
+            *(
+                (file.name, f"{human_size(file.size)}  sha256 {file.sha256}")
+                for file in card.source_files
+            ),
+            *((step.name, _text(_pairs(step.parameters | step.effect))) for step in card.transforms),
+        ]
+    )
     if subject.engine is not None:
         heading("Plans")
         table(
@@ -191,7 +219,8 @@ def _render(
             right=("size",),
         )
         heading("Receipt")
-        facts(_flatten(subject.engine.receipt))
+        # The sources stand above already.
+        facts(_flatten({k: v for k, v in subject.engine.receipt.items() if k != "sources"}))
     if layers:
         heading("Layers")
         table(
@@ -233,11 +262,26 @@ def _tensor_line(tensor: dict[str, Any]) -> str:
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested tables as ``a.b`` rows, for people."""
+    """Nested tables as ``a.b`` rows, for people; a deep table of plain values is one row."""
     rows: list[tuple[str, object]] = []
     for key, value in content.items():
-        if isinstance(value, dict) and value:
-            rows += _flatten(value, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        if not isinstance(value, dict) or not value:
+            rows.append((name, _text(value)))
+        elif prefix and not any(isinstance(item, (dict, list)) for item in value.values()):
+            rows.append((name, _text(_pairs(value))))
         else:
-            rows.append((f"{prefix}{key}", value))
+            rows += _flatten(value, f"{name}.")
     return rows
+
+
+def _pairs(content: dict[str, Any]) -> list[str]:
+    return [f"{key} {_text(value)}" for key, value in content.items()]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "-"
+    return "-" if value in (None, {}) else str(value)

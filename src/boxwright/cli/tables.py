@@ -5,24 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+import click
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 # A pipe has no width; do not fold tables that another program may read.
-_PIPE_WIDTH = 240
-
-
-def console() -> Console:
-    """A console on the present stdout, plain text where that is not a terminal."""
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(file=sys.stdout, width=width, highlight=False)
+_PIPE_WIDTH = 400
 
 
 def heading(text: str) -> None:
     """A line in bold, after an empty one."""
-    console().print(Text(f"\n{text}", style="bold"))
+    click.echo()
+    _print(Text(text, style="bold"))
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> None:
@@ -33,20 +29,26 @@ def facts(rows: Iterable[tuple[str, object]]) -> None:
     for name, value in rows:
         if value is not None:
             grid.add_row(Text(name), Text(str(value)))
-    console().print(grid)
+    _print(grid)
 
 
 def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    title: str | None = None,
-    right: Sequence[str] = (),
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
     """A table; the columns named in `right` hold numbers and are aligned right."""
-    sheet = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    sheet = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         sheet.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         sheet.add_row(*(Text(str(cell)) for cell in row))
-    console().print(sheet)
+    _print(sheet)
+
+
+def _print(what: RenderableType) -> None:
+    """Through click, which knows the stdout of this call; no blanks at the ends of lines."""
+    terminal = sys.stdout.isatty()
+    screen = Console(file=sys.stdout, width=None if terminal else _PIPE_WIDTH, highlight=False)
+    with screen.capture() as captured:
+        screen.print(what)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())

@@ -1,0 +1,18 @@
+"""What every benchmark prints first: the machine and the versions its numbers belong to."""
+
+from __future__ import annotations
+
+from boxwright.environment import describe
+
+
+def heading() -> str:
+    """The environment in a few lines, for the top of a benchmark's output."""
+    facts = describe()
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {version}" for name, version in value.items())
+        elif isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        lines.append(f"# {key}: {value}")
+    return "\n".join(lines)

@@ -120,7 +120,10 @@ class OnnxRuntimeBackend:
         plan = optimise(data, spec.options, spec.device)
         del data
         progress("compare with the plain graph", 1, _STEPS)
-        parity = _compare(model, plan, spec)
+        try:
+            parity = _compare(model, plan, spec)
+        except EngineError as error:
+            raise BuildError(f"the model builds, but does not run: {error}") from error
         progress("summarise", 2, _STEPS)
         evidence = {
             "layers": _summarise(plan),

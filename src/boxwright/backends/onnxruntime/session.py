@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FATAL = 4
 _OPTIONS = ("intra_op_num_threads",)
 _MAX_THREADS = 1024
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -90,6 +91,8 @@ def session_options(options: Mapping[str, Any], optimise: bool) -> Any:
     settings = runtime.SessionOptions()
     settings.log_severity_level = _FATAL
     settings.intra_op_num_threads = threads
+    # A crafted plan may name other files as its weights: look for them where there are none.
+    settings.add_session_config_entry(_WEIGHTS_FOLDER, os.devnull)
     levels = runtime.GraphOptimizationLevel
     settings.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
@@ -108,7 +111,8 @@ def open_session(data: bytes, settings: Any, device: str) -> Any:
     providers = providers_for(device)
     runtime = import_onnxruntime()
     try:
-        session = runtime.InferenceSession(data, settings, providers=providers)
+        # Without `enable_fallback=0` a failure is printed and tried a second time.
+        session = runtime.InferenceSession(data, settings, providers=providers, enable_fallback=0)
     except Exception as error:  # its exceptions share no base but Exception
         raise BuildError(f"ONNX Runtime refuses the model: {plain_message(error)}") from error
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
@@ -150,10 +154,12 @@ class OnnxRuntimeRunner(CheckedRunner):
     """
 
     def __init__(self, session: Any) -> None:
-        super().__init__(
-            tuple(_spec(node) for node in session.get_inputs()),
-            tuple(_spec(node) for node in session.get_outputs()),
-        )
+        try:
+            inputs = tuple(_spec(node) for node in session.get_inputs())
+            outputs = tuple(_spec(node) for node in session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise BuildError("a tensor or dimension has a name that is not UTF-8") from error
+        super().__init__(inputs, outputs)
         self._session = session
         self._names = [spec.name for spec in self.outputs]
 

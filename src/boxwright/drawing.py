@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ _PALETTE_TEXT = """
 """
 _PALETTE = tuple(_PALETTE_TEXT.split())
 
-# Pillow's own font has Latin letters only; these are looked for where a name needs more.
+# Pillow's own font has ASCII letters only; these are looked for where a name needs more.
 _WIDER_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "DejaVuSans.ttf",
@@ -44,7 +46,6 @@ _WIDER_FONTS = (
     "msyh.ttc",
     "arial.ttf",
 )
-_LAST_LATIN = 0x24F
 
 _FORMATS = {
     ".bmp": ("BMP", {}),
@@ -100,7 +101,7 @@ def draw_detections(
     if not len(detections) or 0 in image.shape:
         return result
     diagonal = float(np.hypot(*image.shape[:2]))
-    width = max(1, round(diagonal / 400)) if line_width is None else line_width
+    width = max(1, round(diagonal / 320)) if line_width is None else line_width
     for i in reversed(range(len(detections))):
         colour = class_colour(int(detections.class_id[i]))
         _draw_box(result, detections.xyxy[i], colour, width)
@@ -152,8 +153,7 @@ def _draw_labels(
     taken: list[_Rectangle] = []
     placed = []
     for i, name in enumerate(detections.names()):
-        text = _label_text(detections, i, name, scores)
-        font = _font(size, any(ord(letter) > _LAST_LATIN for letter in text))
+        text, font = _writable(_label_text(detections, i, name, scores), size)
         place = _place_label(draw, text, font, detections.xyxy[i], canvas.size, taken, line_width)
         if place is not None:
             taken.append(place)
@@ -179,9 +179,9 @@ def _padding(font: Font) -> int:
 
 def _label_size(draw: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[float, float]:
     # One height for all labels, whatever letters they hold.
-    _left, top, _right, bottom = draw.textbbox((0, 0), "Ág", font=font)
+    _left, top, _right, bottom = draw.textbbox((0, 0), "Hg", font=font)
     padding = _padding(font)
-    return draw.textlength(text, font=font) + 2 * padding, bottom - top + padding
+    return draw.textlength(text, font=font) + 2 * padding, bottom - top + 1.5 * padding
 
 
 def _place_label(
@@ -224,7 +224,7 @@ def _draw_label(
 ) -> None:
     left, top, right, bottom = (round(value) for value in place)
     draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-    box = draw.textbbox((0, 0), "Ág", font=font)
+    box = draw.textbbox((0, 0), "Hg", font=font)
     baseline = (bottom + top - box[1] - box[3]) / 2
     draw.text((left + _padding(font), baseline), text, fill=_ink(colour), font=font)
 
@@ -236,17 +236,32 @@ def _ink(colour: Colour) -> Colour:
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
 
-@functools.lru_cache(maxsize=32)
-def _font(size: int, wider: bool) -> Font:
+def _writable(text: str, size: int) -> tuple[str, Font]:
+    """The text and a font that has its letters; without one, accents go, then letters."""
+    fonts = _fonts(size)
+    for font in fonts[:1] if text.isascii() else fonts:
+        if all(_has_glyph(font, letter) for letter in text):
+            return text, font
+    plain = unicodedata.normalize("NFKD", text)
+    bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return bare.encode("ascii", "replace").decode(), fonts[0]
+
+
+@functools.lru_cache(maxsize=8)
+def _fonts(size: int) -> list[Font]:
     from PIL import ImageFont
 
-    if wider:
-        for name in _WIDER_FONTS:
-            try:
-                return ImageFont.truetype(name, size)
-            except OSError:
-                continue
-    return ImageFont.load_default(size)
+    fonts: list[Font] = [ImageFont.load_default(size)]
+    for name in _WIDER_FONTS:
+        with contextlib.suppress(OSError):
+            fonts.append(ImageFont.truetype(name, size))
+    return fonts
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_glyph(font: Font, letter: str) -> bool:
+    # A font draws every letter it lacks as the same box, also that for a non-character.
+    return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
 def save_image(path: str | Path, image: Pixels) -> None:

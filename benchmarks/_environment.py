@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from boxwright.environment import describe
+from boxwright.environment import describe_environment
 
 
 def heading() -> str:
     """The environment in a few lines, for the top of a benchmark's output."""
-    facts = describe()
+    facts = describe_environment()
     lines = []
     for key, value in facts.items():
         if isinstance(value, dict):

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 DUMP_KEY = "boxwright.dump"
 DUMP_SCHEMA = 1
-# A Darknet dump holds at most this many rows per list; a list this long may be cut.
+# Lists over 0.005 are cut at this many rows, so one exactly this long proves no absence.
 DARKNET_ROWS = 20_000
 
 _MAX_HEADS = 64
@@ -192,7 +192,7 @@ def _darknet_boxes(
                 cxcywh_to_xyxy(rows[:, 2:6]).astype(np.float64) * scale,
                 rows[:, 1],
                 rows[:, 0].astype(np.int64),
-                truncated=len(rows) >= DARKNET_ROWS,
+                truncated=len(rows) == DARKNET_ROWS,
             ),
         )
     return lists

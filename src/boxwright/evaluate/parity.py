@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright import nms
 from boxwright.errors import InputError
 from boxwright.evaluate.pairing import BoxDifference
 from boxwright.evaluate.reference import Candidates
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from boxwright.card import ModelCard
+
+# Coordinates beyond this many pixels are brought to it, so that areas stay finite.
+FAR = 1e7
 
 Images = NDArray[np.uint8] | str | Path | list[str | Path]
 
@@ -220,7 +224,27 @@ def suppress(
         card: Says how overlapping candidates are suppressed.
         threshold: Score threshold, strict.
     """
-    raise NotImplementedError
+    rows = Candidates.above(boxes, scores, threshold)
+    if not card.nms.multi_label and len(rows):
+        rows = rows[_best_of_row(rows)]
+    # As the postprocessor does: Darknet suppresses on coordinates relative to the image.
+    height, width = card.input_size
+    corners = np.clip(rows.xyxy, -FAR, FAR).astype(np.float32)
+    scale: NDArray[np.float32] = np.array([width, height, width, height], np.float32)
+    relative = corners / scale
+    sound = ~np.isnan(relative).any(axis=1)
+    kept = nms.suppress(
+        relative[sound], rows.score[sound].astype(np.float32), rows.class_id[sound], card.nms
+    )
+    return rows[np.flatnonzero(sound)[kept]]
+
+
+def _best_of_row(rows: Candidates) -> NDArray[np.intp]:
+    """Of each row of `boxes` the class with the highest score."""
+    row = np.zeros(len(rows), np.int64) if rows.row is None else rows.row
+    order = np.lexsort((rows.class_id, -rows.score, row))
+    _, first = np.unique(row[order], return_index=True)
+    return order[first]
 
 
 __all__ = [

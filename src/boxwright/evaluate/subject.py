@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union
 
 import numpy as np
 
@@ -188,36 +188,39 @@ def open_side(
         name = f"{source.card.name} on {backend or 'onnxruntime'}"
         with _load_runner(model, backend) as runner:
             yield RunnerSide(runner, source.card, name)
-    elif hasattr(source, "infer"):
-        yield RunnerSide(source, card, type(source).__name__)
-    elif hasattr(source, "answer"):
-        yield source
-    else:
+    elif _is_engine(source):
         with _load_runner(source, backend) as runner:
             yield RunnerSide(runner, source.card, f"engine {source.card.name}")
+    elif _is_runner(source):
+        yield RunnerSide(source, card, type(source).__name__)
+    else:
+        yield source
+
+
+def _is_runner(source: object) -> TypeGuard[Runner]:
+    return hasattr(source, "infer")
+
+
+def _is_engine(source: object) -> TypeGuard[Engine]:
+    from boxwright.engine import Engine
+
+    return isinstance(source, Engine)
 
 
 def _load_runner(source: Model | Engine, backend: str | None) -> Runner:
     from boxwright import backends
 
-    if backend is None:
-        return backends.load(source)
     return backends.load(source, backend=backend)
 
 
 def _load(path: Path) -> Model | Engine | Reference:
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return read_dump(path)
-    if suffix == ".onnx":
-        return Model.load(path)
-    if suffix == ".bw":
-        from boxwright.engine import Engine
+    from boxwright.engine import Engine, is_engine_file
 
+    if is_engine_file(path) or path.suffix.lower() == ".bw":
         return Engine.open(path)
-    raise InputError(
-        f"{path}: can compare an engine (.bw), a model (.onnx) or a reference dump (.npz)"
-    )
+    return Model.load(path)
 
 
 def read_images(paths: list[str | Path]) -> NDArray[np.uint8]:

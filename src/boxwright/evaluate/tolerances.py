@@ -51,7 +51,7 @@ class Tolerances:
         one box in a hundred may fall on the other side of a threshold or of the
         suppression rule.
         """
-        return cls(head_nrmse=1e-3, output_nrmse=1e-2, box=5e-3, score=5e-3, unmatched_share=0.01)
+        return cls(head_nrmse=1e-3, output_nrmse=1e-2, box=1e-3, score=2e-3, unmatched_share=0.01)
 
     @classmethod
     def opencv(cls) -> Tolerances:

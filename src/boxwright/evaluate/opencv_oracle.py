@@ -45,7 +45,8 @@ class OpenCvDarknet:
     Gives raw heads, and `boxes` and `scores` in our terms: its rows are, as ours, cell by
     cell and anchor by anchor, and its class scores already hold the objectness. Scores
     below the head's ``thresh`` are zeroed by OpenCV; the cfg is handed over with that key
-    set to 0, so that none is.
+    set to 0, so that none is. A network with a [region] head gives no scores: there OpenCV
+    also zeroes every score whose objectness is below 0.5, which no key switches off.
 
     Args:
         cfg: The cfg file.
@@ -74,6 +75,7 @@ class OpenCvDarknet:
         except self._cv2.error as error:
             raise InputError(f"{self.name} does not accept the network: {_first(error)}") from error
         layers = list(self._net.getLayerNames())
+        self._gives_scores = "region" not in _sections(text)
         self._outputs = list(self._net.getUnconnectedOutLayersNames())
         # Before each head OpenCV puts a layer that moves the channels to the end.
         self.heads = tuple(layers[layers.index(output) - 1] for output in self._outputs)
@@ -102,7 +104,8 @@ class OpenCvDarknet:
         height, width = image.shape[:2]
         scale = np.array([width, height, width, height], np.float32)
         tensors[BOXES] = SampledTensor.full((cxcywh_to_xyxy(every[:, :4]) * scale)[None])
-        tensors[SCORES] = SampledTensor.full(every[None, :, _BEFORE_CLASSES:].copy())
+        if self._gives_scores:
+            tensors[SCORES] = SampledTensor.full(every[None, :, _BEFORE_CLASSES:].copy())
         return Answer(tensors)
 
 
@@ -125,6 +128,11 @@ def _without_thresholds(text: str) -> str:
         elif not (in_head and bare.partition("=")[0].strip() == "thresh"):
             lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _sections(text: str) -> list[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return [line.strip("[]").lower() for line in lines if line.startswith("[")]
 
 
 def _first(error: Any) -> str:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from boxwright.boxes import iou_xyxy
 from boxwright.evaluate.matching import Pairs, box_error, match
-from boxwright.evaluate.report import BoxParity, UnmatchedBox
+from boxwright.evaluate.report import BoxParity, Reason, UnmatchedBox
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class BoxDifference:
         self._tolerances = tolerances
         self._size = size
         self._counts = dict.fromkeys(
-            ("subject", "reference", "matched", "borderline", "suppressed"), 0
+            ("subject", "reference", "matched", "borderline", "tied", "suppressed"), 0
         )
         self._missing = {"subject": 0, "reference": 0}
         self._box_error = self._score_error = 0.0
@@ -72,8 +73,8 @@ class BoxDifference:
         self._measure(subject, reference, pairs)
         others = (None, None) if before is None else (before[1], before[0])
         if not reference.truncated:
-            self._explain(image, "subject", subject[pairs.only_first], others[0])
-        self._explain(image, "reference", reference[pairs.only_second], others[1])
+            self._explain(image, "subject", subject[pairs.only_first], reference, others[0])
+        self._explain(image, "reference", reference[pairs.only_second], subject, others[1])
 
     def result(self) -> BoxParity:
         """The comparison over all images counted in."""
@@ -94,6 +95,7 @@ class BoxDifference:
             missing=self._missing["reference"],
             extra=self._missing["subject"],
             borderline=self._counts["borderline"],
+            tied=self._counts["tied"],
             suppressed=self._counts["suppressed"],
             truncated=self._truncated,
             box_tolerance=tolerances.box,
@@ -116,48 +118,53 @@ class BoxDifference:
         image: int,
         side: Literal["subject", "reference"],
         boxes: Candidates,
+        other: Candidates,
         other_candidates: Candidates | None,
     ) -> None:
+        """Sort boxes without a partner by reason; `other` is what the other side shows."""
         margin = boxes.score - self.threshold
-        borderline = margin <= self._tolerances.score
-        suppressed = np.zeros(len(boxes), bool)
+        reason = np.full(len(boxes), "missing", "U10")
         if other_candidates is not None and len(boxes):
-            above = other_candidates[other_candidates.score > self.threshold]
-            pairs = match(
-                boxes,
-                above,
-                self._size,
-                self._tolerances.match_box,
-                self._tolerances.match_score,
-                by_row=False,
-            )
-            suppressed[pairs.first] = True
-        suppressed &= ~borderline
-        missing = ~borderline & ~suppressed
-        self._counts["borderline"] += int(borderline.sum())
-        self._counts["suppressed"] += int(suppressed.sum())
-        self._missing[side] += int(missing.sum())
-        reasons: dict[Literal["missing", "borderline", "suppressed"], NDArray[np.bool_]] = {
-            "missing": missing,
-            "suppressed": suppressed,
-            "borderline": borderline,
-        }
-        for reason, chosen in reasons.items():
-            rows = np.flatnonzero(chosen)
+            known = self._among(boxes, other_candidates)
+            reason[known] = "suppressed"
+            # Whether a list that was cut held the box cannot be told: it may have.
+            hidden = np.arange(len(boxes)) if other_candidates.truncated else known
+            tied = _has_rival(boxes[hidden], other, self._tolerances.score)
+            reason[hidden[tied]] = "tied"
+        reason[margin <= self._tolerances.score] = "borderline"
+        self._missing[side] += int((reason == "missing").sum())
+        reasons: tuple[Reason, ...] = ("missing", "suppressed", "tied", "borderline")
+        for name in reasons:
+            rows = np.flatnonzero(reason == name)
+            if name != "missing":
+                self._counts[name] += len(rows)
             best = rows[np.argsort(-boxes.score[rows], kind="stable")][:_LISTED]
             for i in best.tolist():
                 x1, y1, x2, y2 = (float(x) for x in boxes.xyxy[i])
-                self._unmatched.append(
-                    UnmatchedBox(
-                        image,
-                        side,
-                        int(boxes.class_id[i]),
-                        float(boxes.score[i]),
-                        (x1, y1, x2, y2),
-                        float(margin[i]),
-                        reason,
-                    )
-                )
+                score, above = float(boxes.score[i]), float(margin[i])
+                class_id = int(boxes.class_id[i])
+                box = UnmatchedBox(image, side, class_id, score, (x1, y1, x2, y2), above, name)
+                self._unmatched.append(box)
+
+    def _among(self, boxes: Candidates, candidates: Candidates) -> NDArray[np.int64]:
+        """Indices of `boxes` that have a partner among the other side's candidates."""
+        above = candidates[candidates.score > self.threshold]
+        reach, score_reach = self._tolerances.match_box, self._tolerances.match_score
+        return match(boxes, above, self._size, reach, score_reach, by_row=False).first
+
+
+def _has_rival(boxes: Candidates, shown: Candidates, score: float) -> NDArray[np.bool_]:
+    """Which boxes overlap a box of their class and score in `shown`.
+
+    Both sides' rounding counts, hence twice the tolerance.
+    """
+    result = np.zeros(len(boxes), bool)
+    for class_id in np.unique(boxes.class_id):
+        same = shown[shown.class_id == class_id]
+        for i in np.flatnonzero(boxes.class_id == class_id).tolist():
+            near = same.xyxy[np.abs(same.score - boxes.score[i]) <= 2 * score]
+            result[i] = bool((iou_xyxy(boxes.xyxy[i : i + 1], near) > 0).any())
+    return result
 
 
 def paired_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Reason = Literal["missing", "borderline", "tied", "suppressed"]
+
 
 @dataclass(frozen=True)
 class TensorParity:
@@ -69,8 +71,10 @@ class UnmatchedBox:
         xyxy: Its corners in network input pixels.
         margin: How far its score is above the threshold.
         reason: ``missing``: nothing explains it; ``borderline``: its score is within the
-            score tolerance of the threshold; ``suppressed``: the other side has it too
-            and suppressed it.
+            score tolerance of the threshold; ``tied``: the other side suppressed it in favour
+            of a box whose score is equal within tolerance, so that rounding decides which
+            of the two is kept; ``suppressed``: the other side suppressed it for another
+            reason.
     """
 
     image: int
@@ -79,7 +83,7 @@ class UnmatchedBox:
     score: float
     xyxy: tuple[float, float, float, float]
     margin: float
-    reason: Literal["missing", "borderline", "suppressed"]
+    reason: Reason
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class BoxParity:
         extra: Boxes only the subject has, not counting those explained.
         borderline: Boxes only one side has whose score is within tolerance of the
             threshold.
-        suppressed: Boxes one side shows and the other suppressed.
+        tied: Boxes one side suppressed in favour of another of the same score.
+        suppressed: Boxes one side shows and the other suppressed, ties not counted.
         truncated: The reference list was cut, so extra boxes were not judged.
         box_tolerance: Largest `box_error` accepted.
         score_tolerance: Largest `score_error` accepted.
@@ -121,6 +126,7 @@ class BoxParity:
     missing: int
     extra: int
     borderline: int
+    tied: int
     suppressed: int
     truncated: bool
     box_tolerance: float
@@ -246,6 +252,7 @@ def _measured(boxes: BoxParity) -> str:
         "missing": boxes.missing,
         "extra": boxes.extra,
         "suppressed by one side": boxes.suppressed,
+        "tied": boxes.tied,
         "borderline": boxes.borderline,
     }
     text += "".join(f", {count} {what}" for what, count in counts.items() if count)

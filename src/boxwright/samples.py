@@ -80,6 +80,11 @@ class Sample:
     licence: str = LICENCE
 
 
+def present(folder: str | Path) -> bool:
+    """Whether the whole sample is in `folder`, every file sound."""
+    return all(_present(Path(folder) / member.name, member) for member in _MEMBERS)
+
+
 def fetch(folder: str | Path, progress: ProgressCallback = silent) -> Sample:
     """Bring the sample into `folder`; files already there and sound are kept.
 

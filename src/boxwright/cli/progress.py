@@ -71,7 +71,15 @@ def _bar() -> Iterator[ProgressCallback]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    # Rich passes what is printed meanwhile to *its* console: right where both are the same
+    # terminal, wrong where stdout is a file.
+    display = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with display:
         yield _Bar(display)
 
 

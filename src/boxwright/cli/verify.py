@@ -124,7 +124,7 @@ def _reference(
         portable = model.model() if hasattr(model, "model") else model
         return portable, "reference"
     if against.suffix.lower() == ".weights":
-        from boxwright.evaluate.opencv import OpenCvDarknet
+        from boxwright.evaluate.opencv_oracle import OpenCvDarknet
 
         return OpenCvDarknet(cfg or against.with_suffix(".cfg"), against), None
     return against, None

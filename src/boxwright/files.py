@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -15,42 +15,69 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHUNK = 1 << 20
+_OPEN_FILES = Path("/proc/self/fd")
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; on success sync it and rename it into place.
+    """Open a new file that takes the place of `path` when the block ends without an error.
 
-    When the block raises, `path` is left as it was and the temporary file is removed.
+    Until then `path` is left as it was. Where the system can, the new file has no name
+    before it is whole, so that a killed process leaves nothing at all; elsewhere it may
+    leave a ``.part`` file.
 
     Raises:
         InputError: The folder does not exist or cannot be written.
     """
     target = Path(path)
+    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=".part", dir=target.parent
-        )
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-    try:
-        # mkstemp makes files private; what we write is as shareable as the umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        with os.fdopen(handle, "w+b") as stream:
+        if target.is_dir():
+            raise InputError(f"cannot write {target}: it is a folder")
+        stream, temporary = _create(target.parent)
+        with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).replace(target)
-    except OSError as error:
-        _remove(temporary)
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-    except BaseException:
-        _remove(temporary)
+            if temporary is None:
+                temporary = _part_name(target.parent)
+                _give_name(stream, temporary)
+        temporary.replace(target)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write {target}: {error.strerror or error}") from error
         raise
     _sync_folder(target.parent)
+
+
+def _create(folder: Path) -> tuple[IO[bytes], Path | None]:
+    """A new file in `folder`, readable and writable as the umask says, and its name if any."""
+    flags = os.O_RDWR | getattr(os, "O_BINARY", 0)
+    unnamed: int | None = getattr(os, "O_TMPFILE", None)
+    if unnamed is not None and _OPEN_FILES.is_dir():
+        # Network and overlay file systems may refuse, each with an error of its own.
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.open(folder, flags | unnamed, 0o666), "w+b"), None
+    name = _part_name(folder)
+    return os.fdopen(os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o666), "w+b"), name
+
+
+def _give_name(stream: IO[bytes], name: Path) -> None:
+    """Link a nameless file into its folder, as open(2) describes under ``O_TMPFILE``."""
+    # With a folder's descriptor, and only then, Python makes the call that follows links.
+    folder = os.open(_OPEN_FILES, os.O_RDONLY)
+    try:
+        os.link(str(stream.fileno()), name, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _part_name(folder: Path) -> Path:
+    return folder / f".boxwright-{secrets.token_hex(8)}.part"
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -83,11 +110,6 @@ def human_size(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError("unreachable")
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        Path(path).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -222,9 +222,7 @@ class NumpyDarknet:
         extents = [(n - (1 if pad else size)) // stride + 1 for n in x.shape[1:]]
         height, width = extents
         bias = self._parameter(index, "bias", filters, height, width)
-        kernel = self._parameter(
-            index, "kernel", height * width, filters, x.shape[0] * size * size
-        )
+        kernel = self._parameter(index, "kernel", height * width, filters, x.shape[0] * size * size)
         padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
         windows = windows[:, ::stride, ::stride][:, :height, :width]
@@ -443,7 +441,9 @@ def normalise_factors(factors: Array, kind: str) -> Array:
 
 def blocks_to_channels(x: Array, stride: int) -> Array:
     """blas.c, reorg_cpu: ``out[b * C + c, y, x] = in[c, y * s + b / s, x * s + b % s]``."""
-    return np.concatenate([x[:, b // stride :: stride, b % stride :: stride] for b in range(stride**2)])
+    return np.concatenate(
+        [x[:, b // stride :: stride, b % stride :: stride] for b in range(stride**2)]
+    )
 
 
 def sigmoid(x: Array) -> Array:

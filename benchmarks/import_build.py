@@ -71,12 +71,12 @@ def main() -> None:
     print(heading())
     size = Path(given.weights).stat().st_size
     print(f"# weights: {Path(given.weights).name}, {size / 2**20:.1f} MiB; median of {given.n}\n")
-    print("| step | s | s with start of Python | peak MiB | peak / weights |\n|---|---|---|---|---|")
+    print(
+        "| step | s | s with start of Python | peak MiB | peak / weights |\n|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         for name in STEPS:
-            runs = [
-                measure(name, given.weights, given.cfg, Path(scratch)) for _ in range(given.n)
-            ]
+            runs = [measure(name, given.weights, given.cfg, Path(scratch)) for _ in range(given.n)]
             seconds, process, peak = (
                 statistics.median(run[key] for run in runs)
                 for key in ("seconds", "process", "peak")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from boxwright.cli.main import VERBS, cli
+from boxwright.cli.group import VERBS, cli
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "cli.md"
 

@@ -41,7 +41,7 @@ _HOMES = {
     "load": "boxwright.backends",
 }
 
-__all__ = [  # noqa: PLE0604, RUF022 - spelled out for readers and type checkers
+__all__ = [
     "Backend",
     "BoxwrightError",
     "Detections",

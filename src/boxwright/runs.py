@@ -174,9 +174,7 @@ def drawn_names(paths: Sequence[Path]) -> dict[Path, Path]:
     except ValueError:  # several drives
         names = {path: Path(*whole.parts[1:]) for path, whole in absolute.items()}
     return {
-        path: name
-        if name.suffix.lower() in _DRAWABLE
-        else name.with_name(f"{name.name}.png")
+        path: name if name.suffix.lower() in _DRAWABLE else name.with_name(f"{name.name}.png")
         for path, name in names.items()
     }
 

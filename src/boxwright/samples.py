@@ -110,9 +110,7 @@ def fetch(folder: str | Path, progress: ProgressCallback = silent) -> Sample:
 
 def _present(path: Path, member: _Member) -> bool:
     return (
-        path.is_file()
-        and path.stat().st_size == member.size
-        and sha256_file(path) == member.sha256
+        path.is_file() and path.stat().st_size == member.size and sha256_file(path) == member.sha256
     )
 
 

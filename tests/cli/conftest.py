@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from boxwright.cli.main import cli
+from boxwright.cli.group import cli
 
 Run = Callable[..., Result]
 Program = Callable[..., subprocess.CompletedProcess[str]]
@@ -33,7 +33,9 @@ def program(tmp_path: Path) -> Program:
     """Call the command line as a program of its own, in an empty folder."""
     source = Path(__file__).parents[2] / "src"
 
-    def call(*arguments: str | Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def call(
+        *arguments: str | Path, python: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *(python or ("-m", "boxwright")), *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(source)}
         return subprocess.run(

@@ -9,9 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
-from boxwright.cli import main as main_module
+from boxwright.cli import group as group_module
 from boxwright.cli.common import BatchRange, CommaList, Settings, Size, Verb, print_json
 from tests.cli.conftest import Run
+
+Kind = Size | BatchRange | CommaList
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +27,7 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> None:
     @click.option("--class", "classes", multiple=True)
     @click.option("--resume/--no-resume", default=True)
     @click.pass_obj
-    def command(settings: Settings, **options: object) -> None:
+    def command(settings: Settings, /, **options: object) -> None:
         """Probe."""
         print_json({**options, "device": settings.device, "verbosity": settings.verbosity})
 
@@ -35,8 +37,8 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> None:
         """Another verb."""
 
     verbs: dict[str, click.Command] = {"probe": command, "other": other}
-    monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda self, ctx, n: verbs.get(n))
-    monkeypatch.setattr(main_module, "VERBS", {name: ("", "") for name in verbs})
+    monkeypatch.setattr(group_module.LazyGroup, "get_command", lambda self, ctx, n: verbs.get(n))
+    monkeypatch.setattr(group_module, "VERBS", dict.fromkeys(verbs, ("", "")))
 
 
 def _write(name: str, text: str) -> Path:
@@ -161,7 +163,7 @@ def test_a_value_of_the_wrong_kind_is_wrong_usage(run: Run) -> None:
         (CommaList(("a", "b")), "b, a,a", ("a", "b")),
     ],
 )
-def test_small_types_read(kind: click.ParamType, text: object, value: object) -> None:
+def test_small_types_read(kind: Kind, text: object, value: object) -> None:
     assert kind.convert(text, None, None) == value
 
 
@@ -181,6 +183,6 @@ def test_small_types_read(kind: click.ParamType, text: object, value: object) ->
         (CommaList(("a", "b")), "c"),
     ],
 )
-def test_small_types_refuse(kind: click.ParamType, text: str) -> None:
+def test_small_types_refuse(kind: Kind, text: str) -> None:
     with pytest.raises(click.BadParameter):
         kind.convert(text, None, None)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import click
 import pytest
 
-from boxwright.cli import main as main_module
+from boxwright.cli import group as group_module
 from boxwright.cli.common import Settings, Verb, show
 from boxwright.errors import BudgetMissedError, InputError
 from tests.cli.conftest import Program, Run
 
 
 @pytest.fixture
-def outcome(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException | None]]:
+def outcome(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
     """A verb `probe` that raises what the test puts in the list, or succeeds."""
     box: list[BaseException | None] = [None]
 
@@ -28,12 +27,12 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException | No
         show(settings, {"settings": vars(settings)}, lambda: click.echo("fine"))
 
     monkeypatch.setattr(
-        main_module.LazyGroup,
+        group_module.LazyGroup,
         "get_command",
         lambda self, ctx, name: command if name == "probe" else None,
     )
-    monkeypatch.setitem(main_module.VERBS, "probe", ("nowhere", "Probe."))
-    yield box
+    monkeypatch.setitem(group_module.VERBS, "probe", ("nowhere", "Probe."))
+    return box
 
 
 Outcome = list[BaseException | None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boxwright.cli.main import VERBS, cli
+from boxwright.cli.group import VERBS, cli
 from tests.cli.conftest import Program, Run
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "cv2", "PIL", "rich", "yaml")
@@ -35,7 +35,7 @@ def test_the_help_of_the_group_imports_no_verb(program: Program) -> None:
     )
     done = program("--help", python=("-c", code))
     loaded = done.stdout.splitlines()[-1].split()
-    assert set(loaded) == {"boxwright.cli.main", "boxwright.cli.common"}
+    assert set(loaded) == {"boxwright.cli.group", "boxwright.cli.common"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

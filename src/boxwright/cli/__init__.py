@@ -12,7 +12,7 @@ from typing import NoReturn
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit code."""
-    from boxwright.cli.main import cli
+    from boxwright.cli.group import cli
 
     cli.main(args=args, prog_name="boxwright")
     raise AssertionError("unreachable")

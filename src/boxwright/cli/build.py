@@ -22,9 +22,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     """,
 )
 @click.argument("model", type=_FILE)
-@click.option(
-    "-o", "--output", type=_FILE, help="Engine to write.  [default: name of MODEL + .bw]"
-)
+@click.option("-o", "--output", type=_FILE, help="Engine to write.  [default: name of MODEL + .bw]")
 @click.option("--backend", default="onnxruntime", show_default=True, help="Runtime to build for.")
 @click.option(
     "--precision",

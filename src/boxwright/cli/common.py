@@ -121,7 +121,7 @@ def note(settings: Settings, text: str) -> None:
         click.echo(text, err=True)
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """``416`` or ``320x416`` (height x width)."""
 
     name = "HxW"
@@ -141,7 +141,7 @@ class Size(click.ParamType):
         return height, int(match[2] or height)
 
 
-class BatchRange(click.ParamType):
+class BatchRange(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """``8``, ``1:16`` or ``1:8:16`` (smallest, usual, largest)."""
 
     name = "MIN:OPT:MAX"
@@ -158,15 +158,13 @@ class BatchRange(click.ParamType):
         if not 1 <= len(parts) <= 3 or not all(re.fullmatch(r"[1-9]\d{0,5}", p) for p in parts):
             self.fail(f"expected batch sizes such as 1:8:16 (min:opt:max), got {value!r}")
         numbers = [int(part) for part in parts]
-        low, usual, high = (
-            numbers if len(numbers) == 3 else (numbers[0], numbers[-1], numbers[-1])
-        )
+        low, usual, high = numbers if len(numbers) == 3 else (numbers[0], numbers[-1], numbers[-1])
         if not low <= usual <= high:
             self.fail(f"expected min <= opt <= max, got {value!r}")
         return low, usual, high
 
 
-class CommaList(click.ParamType):
+class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """Words from a fixed set, separated by commas."""
 
     name = "LIST"

@@ -98,7 +98,7 @@ def _options(command: click.Command) -> dict[str, str]:
 
 
 def _options_of_all_verbs() -> dict[str, dict[str, str]]:
-    from boxwright.cli.main import VERBS, cli
+    from boxwright.cli.group import VERBS, cli
 
     context = click.Context(cli)
     commands = {name: cli.get_command(context, name) for name in VERBS}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +107,9 @@ def _run(settings: Settings, sample: Sample, folder: Path, report: ProgressCallb
             on_result=results.append,
             progress=report,
         )
-        pixels = detector.preprocessor.prepare_batch(
-            [load_image(path) for path in sample.images]
-        )[0]
+        pixels = detector.preprocessor.prepare_batch([load_image(path) for path in sample.images])[
+            0
+        ]
     parity, remarks = _parity(model, engine, pixels, sample, report)
     return _Outcome(model_path, engine_path, results, parity, remarks)
 
@@ -150,6 +153,17 @@ def _render(outcome: _Outcome, folder: Path, seconds: float) -> None:
         ]
     )
     heading("Try next")
-    click.echo(f"  boxwright inspect {outcome.engine}")
-    click.echo(f"  boxwright detect {outcome.engine} YOUR_PHOTO.jpg -o detected/")
-    click.echo(f"  boxwright verify {outcome.engine} --images YOUR_FOLDER/")
+    program = _program()
+    click.echo(f"  {program} inspect {outcome.engine}")
+    click.echo(f"  {program} detect {outcome.engine} YOUR_PHOTO.jpg -o detected/")
+    click.echo(f"  {program} verify {outcome.engine} --images YOUR_FOLDER/")
+
+
+def _program() -> str:
+    """What to type: `make demo` runs a boxwright that is not on the PATH."""
+    here = Path(sys.argv[0])
+    if shutil.which("boxwright") is None and here.name == "boxwright" and here.is_file():
+        with contextlib.suppress(ValueError):
+            return str(here.relative_to(Path.cwd()))
+        return str(here)
+    return "boxwright"

@@ -47,9 +47,10 @@ def command(settings: Settings, /, file: Path, layers: bool, cfg: Path | None) -
     """Show what a model or an engine holds.
 
     FILE is an ONNX model or an engine that Boxwright wrote, or trained weights that
-    `boxwright import` reads (of Darknet's, the .cfg beside its weights will do too). Shown are its card, inputs and outputs, operators,
-    parameters and multiply-accumulates for one image; of an engine also its receipt
-    and whether its plans fit this machine.
+    `boxwright import` reads (of Darknet's, the .cfg beside its weights will do too).
+    Shown are its card, inputs and outputs, operators, parameters and
+    multiply-accumulates for one image; of an engine also its receipt and whether its
+    plans fit this machine.
     """
     from boxwright.graph.cost import cost
 
@@ -78,9 +79,7 @@ def _open(path: Path, cfg: Path | None, report: Any) -> _Subject:
     return _Subject("weights", path, boxwright.import_model(path, cfg=cfg, progress=report))
 
 
-def _content(
-    subject: _Subject, costs: ModelCost, layers: bool, device: str
-) -> dict[str, Any]:
+def _content(subject: _Subject, costs: ModelCost, layers: bool, device: str) -> dict[str, Any]:
     proto = subject.model.proto
     content: dict[str, Any] = {
         "file": str(subject.path),
@@ -144,8 +143,8 @@ def _unfit(plan: str, device: str) -> str | None:
         backend = get(built.backend)
         if (reason := backend.unavailable()) is not None:
             return f"{built.backend} cannot work here: {reason}"
-        batch = tuple(int(number) for number in built.batch.removeprefix("b").split("-"))
-        spec = make_spec(built.precision, batch, device, None)
+        low, usual, high = (int(number) for number in built.batch.removeprefix("b").split("-"))
+        spec = make_spec(built.precision, (low, usual, high), device, None)
         here = Fingerprint.parse(backend.fingerprint(spec))
     except (BoxwrightError, ValueError) as error:
         return str(error)
@@ -168,9 +167,7 @@ def _tensors(values: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _render(
-    subject: _Subject, costs: ModelCost, content: dict[str, Any], layers: bool
-) -> None:
+def _render(subject: _Subject, costs: ModelCost, content: dict[str, Any], layers: bool) -> None:
     from boxwright.cli.tables import facts, heading, table
     from boxwright.files import human_size
 
@@ -205,7 +202,10 @@ def _render(
                 (file.name, f"{human_size(file.size)}  sha256 {file.sha256}")
                 for file in card.source_files
             ),
-            *((step.name, _text(_pairs(step.parameters | step.effect))) for step in card.transforms),
+            *(
+                (step.name, _text(_pairs(step.parameters | step.effect)))
+                for step in card.transforms
+            ),
         ]
     )
     if subject.engine is not None:

@@ -41,6 +41,7 @@ class PlainProgress:
         self._last = clock()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Print a line if the last one is long ago."""
         now = self._clock()
         if now - self._last < PLAIN_SECONDS:
             return

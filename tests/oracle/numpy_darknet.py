@@ -78,7 +78,8 @@ class Weights:
         self.values = np.fromfile(path, np.float32, offset=offset)
         self.used = 0
 
-    def take(self, *shape: int) -> NDArray[np.float32]:
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """The next values; `name` says what they are."""
         count = math.prod(shape)
         if self.used + count > len(self.values):
             raise UnsupportedNetworkError("the weights file is too short for this cfg")
@@ -86,13 +87,44 @@ class Weights:
         self.used += count
         return part.reshape(shape)
 
+    def check_used_up(self) -> None:
+        left = len(self.values) - self.used
+        if left:
+            raise UnsupportedNetworkError(f"{left} values of the weights file are left over")
+
+
+class RandomWeights:
+    """Makes up the values a network asks for, and writes them as a weights file."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.parts: list[NDArray[np.float32]] = []
+
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Values that keep activations near 1, whatever the layer."""
+        if name == "kernel":
+            values = self.random.normal(0, np.sqrt(1 / math.prod(shape[1:])), shape)
+        elif name in ("variances", "scales", "weights"):
+            values = self.random.uniform(0.5, 1.5, shape)
+        else:
+            values = self.random.normal(0, 0.3, shape)
+        self.parts.append(values.astype(np.float32))
+        return self.parts[-1]
+
+    def check_used_up(self) -> None:
+        """It never runs dry and never has any left."""
+
+    def write(self, path: Path) -> None:
+        header = np.array([0, 2, 5], np.int32).tobytes() + np.zeros(1, np.int64).tobytes()
+        path.write_bytes(header + b"".join(part.tobytes() for part in self.parts))
+
 
 class NumpyDarknet:
     """A network: cfg and weights read, ready to run.
 
     Args:
         cfg: The cfg file.
-        weights: The weights file.
+        weights: The weights file, or a maker of weights.
         dtype: float32 as Darknet; float64 to see how far float32 itself is off.
         size: ``(height, width)`` in place of the cfg's.
     """
@@ -100,7 +132,7 @@ class NumpyDarknet:
     def __init__(
         self,
         cfg: Path,
-        weights: Path,
+        weights: Path | RandomWeights,
         dtype: type[np.floating[Any]] = np.float32,
         size: tuple[int, int] | None = None,
     ) -> None:
@@ -110,7 +142,7 @@ class NumpyDarknet:
             integer(self.net, "height", 0),
             integer(self.net, "width", 0),
         )
-        self.weights = Weights(weights)
+        self.weights = Weights(weights) if isinstance(weights, Path) else weights
         self._parameters: dict[int, dict[str, Array]] = {}
         self._outputs: list[Array] = []
 
@@ -134,9 +166,7 @@ class NumpyDarknet:
             self._outputs.append(x)
             for old in [i for i, last in needed_until.items() if last == index and i < index]:
                 self._outputs[old] = np.zeros(0, self.dtype)
-        if self.weights.used != len(self.weights.values):
-            left = len(self.weights.values) - self.weights.used
-            raise UnsupportedNetworkError(f"{left} values of the weights file are left over")
+        self.weights.check_used_up()
         return results
 
     def _last_use(self) -> dict[int, int]:
@@ -157,7 +187,7 @@ class NumpyDarknet:
         """Read on first use, kept for the next run."""
         kept = self._parameters.setdefault(index, {})
         if name not in kept:
-            kept[name] = self.weights.take(*shape).astype(self.dtype)
+            kept[name] = self.weights.take(name, *shape).astype(self.dtype)
         return kept[name]
 
     def _activate(self, section: Section, x: Array, default: str) -> Array:
@@ -430,13 +460,14 @@ def pool_windows(section: Section, x: Array, stride: tuple[int, int], fill: floa
 
 def normalise_factors(factors: Array, kind: str) -> Array:
     """blas.c, shortcut_multilayer_cpu: over the terms of the sum."""
-    if kind in ("relu", "avg_relu"):
-        positive = np.maximum(factors, 0)
-        return positive / (positive.sum(axis=0) + factors.dtype.type(0.0001))
+    if kind == "none":
+        return factors
     if kind == "softmax":
-        powers = np.exp(factors - factors.max(axis=0))
-        return powers / (powers.sum(axis=0) + factors.dtype.type(0.0001))
-    return factors
+        shares = np.exp(factors - factors.max(axis=0))
+    else:
+        shares = np.maximum(factors, 0)
+    result: Array = shares / (shares.sum(axis=0) + factors.dtype.type(0.0001))
+    return result
 
 
 def blocks_to_channels(x: Array, stride: int) -> Array:
@@ -472,6 +503,11 @@ def gelu(x: Array) -> Array:
     return result
 
 
+def selu(x: Array) -> Array:
+    result: Array = np.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * exponential_minus_one(x))
+    return result
+
+
 def norm_chan(x: Array) -> Array:
     positive = np.maximum(x, 0)
     result: Array = positive / (positive.sum(axis=0, keepdims=True) + 0.0001)
@@ -495,7 +531,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "hard_mish": hard_mish,
     "swish": lambda x: x * sigmoid(x),
     "elu": lambda x: np.where(x >= 0, x, exponential_minus_one(x)),
-    "selu": lambda x: np.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * exponential_minus_one(x)),
+    "selu": selu,
     "gelu": gelu,
     "tanh": np.tanh,
     "normalize_channels": norm_chan,

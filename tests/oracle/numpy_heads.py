@@ -24,7 +24,8 @@ Decoded = tuple[Array, Array]
 
 def grid(height: int, width: int) -> tuple[Array, Array]:
     """Column and row of each cell, shaped to be added to ``(n, H, W)``."""
-    return np.arange(width)[None, None, :], np.arange(height)[None, :, None]
+    columns, rows = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
+    return columns[None, None, :], rows[None, :, None]
 
 
 def in_cell_order(values: Array) -> Array:

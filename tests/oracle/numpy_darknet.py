@@ -462,10 +462,8 @@ def normalise_factors(factors: Array, kind: str) -> Array:
     """blas.c, shortcut_multilayer_cpu: over the terms of the sum."""
     if kind == "none":
         return factors
-    if kind == "softmax":
-        shares = np.exp(factors - factors.max(axis=0))
-    else:
-        shares = np.maximum(factors, 0)
+    softmax = kind == "softmax"
+    shares = np.exp(factors - factors.max(axis=0)) if softmax else np.maximum(factors, 0)
     result: Array = shares / (shares.sum(axis=0) + factors.dtype.type(0.0001))
     return result
 

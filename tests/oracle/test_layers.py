@@ -104,6 +104,7 @@ LAYERS = {
     + conv(8, 1, activation="logistic")
     + section("scale_channels", **{"from": -3}),
     "spatial attention": conv(8, 1, activation="logistic") + section("sam", **{"from": -2}),
+    "batchnorm": section("batchnorm"),
     "dropout": section("dropout", probability=0.5),
     **{f"activation {name}": conv(activation=name) for name in ACTIVATIONS},
 }
@@ -125,6 +126,11 @@ HEADS = {
     + section("region", anchors="1,1.5, 2,1", num=2, classes=CLASSES, coords=4, softmax=1),
     "detection": section("connected", output=4 * (CLASSES + 5 * 2), activation="linear")
     + section("detection", classes=CLASSES, coords=4, side=2, num=2, rescore=1, sqrt=1, softmax=0),
+    "detection after local layers": section("local", filters=4, size=3, stride=2, pad=1)
+    + section("local", filters=4, size=2, stride=1, pad=0, activation="leaky")
+    + section("connected", output=20, activation="leaky", batch_normalize=1)
+    + section("connected", output=9 * (CLASSES + 5), activation="linear")
+    + section("detection", classes=CLASSES, coords=4, side=3, num=1, softmax=1),
 }
 
 NETWORKS = {

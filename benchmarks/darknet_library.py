@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import backends
+from boxwright.card import ModelCard
 from boxwright.importers import import_model
 
 Floats = NDArray[np.float32]
@@ -84,9 +85,7 @@ class Darknet:
     ) -> tuple[Floats, Floats]:
         """Boxes ``(n, 4)`` (relative `cxcywh`) and scores ``(n, classes)`` above a threshold."""
         planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) / np.float32(255)
-        self.c.network_predict(
-            self.network, planes.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        )
+        self.c.network_predict(self.network, planes.ctypes.data_as(ctypes.POINTER(ctypes.c_float)))
         height, width = image.shape[:2]
         count = ctypes.c_int(0)
         found = self.c.get_network_boxes(
@@ -118,6 +117,7 @@ def compare(
     ours = np.concatenate([(low + high) / 2, high - low], axis=1)
     darknet = Darknet(library, cfg, weights)
     their_boxes, their_scores = darknet.candidates(pixels, scores.shape[1], threshold)
+    their_boxes, their_scores = _in_our_order(model.card, their_boxes, their_scores)
     if len(their_boxes) != len(ours):
         # YOLOv3 heads only list candidates whose objectness exceeds the threshold, and the
         # scores say which those are as long as some class exceeds it too.
@@ -130,6 +130,17 @@ def compare(
         result["score_error"] = float(np.abs(scores - their_scores).max(initial=0))
         result["box_error"] = float(np.abs(ours - their_boxes)[kept].max(initial=0))
     return result
+
+
+def _in_our_order(card: ModelCard, boxes: Floats, scores: Floats) -> tuple[Floats, Floats]:
+    """YOLOv1 boxes come in pixels; YOLOv2's come anchor by anchor instead of cell by cell."""
+    head, (height, width) = card.heads[0], card.input_size
+    if head.kind == "detection":
+        return boxes / np.array([width, height] * 2, np.float32), scores
+    if head.kind == "region":
+        order = np.arange(len(boxes)).reshape(len(head.anchors), -1).T.ravel()
+        return boxes[order], scores[order]
+    return boxes, scores
 
 
 def _drop_empty(boxes: Floats, scores: Floats) -> tuple[Floats, Floats]:

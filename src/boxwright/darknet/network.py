@@ -166,9 +166,8 @@ class NetworkBuilder:
         for value in given:
             index = value if value >= 0 else self.index + value
             if not 0 <= index < self.index:
-                section.fail(
-                    f"{key}={value} is layer {index}; expected one from 0 to {self.index - 1}", key
-                )
+                earlier = f"one from 0 to {self.index - 1}" if self.index else "none: it is first"
+                section.fail(f"{key}={value} is layer {index}; expected {earlier}", key)
             self.output_of(index, section)
             indices.append(index)
         return tuple(indices)

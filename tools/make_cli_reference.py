@@ -36,7 +36,7 @@ something went wrong.
 
 def reference() -> str:
     """The whole page."""
-    root = click.Context(cli, info_name="boxwright", max_content_width=90, terminal_width=90)
+    root = cli.make_context("boxwright", [], resilient_parsing=True, terminal_width=90)
     parts = [HEADER, _block("boxwright", cli.get_help(root))]
     for name in VERBS:
         command = cli.get_command(root, name)
@@ -47,7 +47,7 @@ def reference() -> str:
 
 
 def _block(title: str, text: str) -> str:
-    lines = "\n".join(line.rstrip() for line in text.splitlines())
+    lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
     return f"## {title}\n\n```text\n{lines}\n```\n"
 
 

@@ -10,7 +10,7 @@ import click
 from boxwright.cli.common import BatchRange, Settings, Verb, show
 from boxwright.cli.progress import progress
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
 
 
 @click.command(

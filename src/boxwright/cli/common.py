@@ -68,14 +68,14 @@ def _common_options() -> list[click.Parameter]:
         ),
         click.Option(
             ["--seed"],
-            type=click.IntRange(0, 2**32 - 1),
+            type=click.IntRange(0),
             default=0,
             show_default=True,
             help="Seed of everything random.",
         ),
         click.Option(
             ["--config"],
-            type=click.Path(dir_okay=False, path_type=Path),
+            type=click.Path(path_type=Path),
             is_eager=True,
             expose_value=False,
             callback=_apply_config,
@@ -106,8 +106,15 @@ def _set_up_logging(verbosity: int) -> None:
             logger.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
     handler.of_cli = True  # type: ignore[attr-defined]
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(message)s"))
     logger.addHandler(handler)
+
+
+class _Formatter(logging.Formatter):
+    """``warning: ...``, as errors are ``error: ...``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 def print_json(content: object) -> None:

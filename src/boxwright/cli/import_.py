@@ -12,7 +12,7 @@ import click
 from boxwright.cli.common import Settings, Size, Verb, show
 from boxwright.cli.progress import progress
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
 
 
 @click.command(
@@ -33,7 +33,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--names", type=_FILE, help="Class names, one per line.")
 @click.option("--data", type=_FILE, help="Darknet .data file, for its class names.")
-@click.option("--size", type=Size(), help="Input size, height x width.  [default: the network's]")
+@click.option(
+    "--size",
+    type=Size(),
+    metavar="HxW",
+    help="Input size, height x width.  [default: the network's]",
+)
 @click.option(
     "--resize",
     type=click.Choice(["letterbox", "stretch"]),

@@ -1,0 +1,187 @@
+"""`detect` over many files: what is written, damaged images, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import boxwright
+from boxwright.runs import drawn_names
+from tests.cli.conftest import Run
+from tests.cli.material import write_darknet, write_image
+
+COUNT = 7
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    boxwright.build(boxwright.import_model(write_darknet(folder)), output=folder / "tiny.bw")
+    return folder / "tiny.bw"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number in range(COUNT):
+        write_image(tmp_path / "photos" / f"{number:03}.png", seed=number)
+    return tmp_path / "photos"
+
+
+def _detect(run: Run, *arguments: str | Path, code: int = 0) -> Any:
+    done = run("detect", *arguments, "--score", "0.3", "--json")
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+def test_everything_is_written(run: Run, engine: Path, photos: Path) -> None:
+    found = _detect(run, engine, photos, "-o", "out", "--save", "drawn,jsonl,coco,yolo")
+    out = Path("out")
+    lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert lines == found["images"]
+    assert [Path(line["path"]).name for line in lines] == [f"{n:03}.png" for n in range(COUNT)]
+    total = sum(len(line["detections"]) for line in lines)
+    assert found["summary"]["detections"] == total > 0
+    assert len(json.loads((out / "coco.json").read_text())) == total
+    labels = sorted((out / "labels").glob("*.txt"))
+    assert sum(len(path.read_text().splitlines()) for path in labels) == total
+    assert len(labels) == COUNT
+    for path in sorted(photos.iterdir()):
+        with Image.open(out / "drawn" / path.name) as drawn, Image.open(path) as source:
+            assert drawn.size == source.size
+            assert drawn.tobytes() != source.tobytes()
+    # Nothing of the run itself is left.
+    assert sorted(p.name for p in out.iterdir()) == [
+        "coco.json",
+        "detections.jsonl",
+        "drawn",
+        "labels",
+    ]
+
+
+def test_nothing_is_written_unless_asked_for(run: Run, engine: Path, photos: Path) -> None:
+    before = sorted(Path().rglob("*"))
+    _detect(run, engine, photos)
+    assert sorted(Path().rglob("*")) == before
+    _detect(run, engine, photos, "--save", "jsonl")
+    assert sorted(p.name for p in Path("detected").iterdir()) == ["detections.jsonl"]
+
+
+def test_a_few_images_get_tables_and_many_get_lines(run: Run, engine: Path, photos: Path) -> None:
+    few = run("detect", engine, photos / "000.png", "--score", "0.3")
+    assert "class" in few.stdout
+    assert "(60 x 40)" in few.stdout
+    many = run("detect", engine, photos, "--score", "0.3")
+    assert len(many.stdout.splitlines()) == COUNT
+    assert f"{COUNT} images" in many.stderr
+    assert "images/s" in many.stderr
+
+
+def test_options_reach_the_detector(run: Run, engine: Path, photos: Path) -> None:
+    every = _detect(run, engine, photos)
+    names = {d["class_name"] for i in every["images"] for d in i["detections"]}
+    assert len(names) > 1
+    only = _detect(run, engine, photos, "--class", "dog", "--max", "1", "--limit", "3")
+    assert only["summary"]["images"] == 3
+    assert {d["class_name"] for i in only["images"] for d in i["detections"]} == {"dog"}
+    assert max(len(i["detections"]) for i in only["images"]) == 1
+    one_by_one = _detect(run, engine, photos, "--batch", "1")
+    assert [len(i["detections"]) for i in one_by_one["images"]] == [
+        len(i["detections"]) for i in every["images"]
+    ]
+    loose = _detect(run, engine, photos, "--iou", "1")
+    assert loose["summary"]["detections"] > every["summary"]["detections"]
+    across = _detect(run, engine, photos, "--agnostic")
+    assert across["summary"]["detections"] < every["summary"]["detections"]
+
+
+def test_a_damaged_image_is_named_and_the_run_goes_on(run: Run, engine: Path, photos: Path) -> None:
+    (photos / "003.png").write_bytes(b"not a picture")
+    done = run("detect", engine, photos, "-o", "out", "--save", "jsonl")
+    assert done.exit_code == 0
+    assert done.stderr.count("003.png") == 1
+    assert done.stderr.startswith("warning: ")
+    assert "1 could not be read" in done.stderr
+    lines = [json.loads(line) for line in Path("out/detections.jsonl").read_text().splitlines()]
+    assert [number for number, line in enumerate(lines) if "error" in line] == [3]
+
+
+def test_only_damaged_images_are_1(run: Run, engine: Path, photos: Path) -> None:
+    for path in photos.iterdir():
+        path.write_bytes(b"not a picture")
+    found = _detect(run, engine, photos, code=1)
+    assert found["summary"]["failed"] == COUNT
+    assert found["error"]["message"] == "none of the images could be read"
+    done = run("detect", engine, photos)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == "error: none of the images could be read"
+
+
+def test_a_stopped_run_goes_on(
+    run: Run, engine: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boxwright import runs
+
+    options = (engine, photos, "--save", "drawn,jsonl,coco", "--batch", "2")
+    whole = _detect(run, *options, "-o", "whole")
+    load = runs.load_image
+
+    def stop_at_4(path: Path, **settings: Any) -> Any:
+        if path.name == "004.png":
+            raise KeyboardInterrupt
+        return load(path, **settings)
+
+    monkeypatch.setattr(runs, "load_image", stop_at_4)
+    assert run("detect", *options, "-o", "out", "--score", "0.3").exit_code == 130
+    assert not Path("out/detections.jsonl").exists()
+
+    monkeypatch.setattr(runs, "load_image", load)
+    # Other settings would mix two runs.
+    refused = run("detect", *options, "-o", "out", "--score", "0.4")
+    assert refused.exit_code == 1
+    assert "other settings" in refused.stderr
+    rest = _detect(run, *options, "-o", "out")
+    assert rest["summary"]["resumed"] == 4
+    assert [Path(image["path"]).name for image in rest["images"]] == [
+        "004.png",
+        "005.png",
+        "006.png",
+    ]
+    for name in ("detections.jsonl", "coco.json"):
+        assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
+    assert len(list(Path("out/drawn").iterdir())) == COUNT
+    assert whole["summary"]["resumed"] == 0
+
+
+def test_a_stopped_run_may_start_over(
+    run: Run, engine: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boxwright import runs
+
+    load = runs.load_image
+
+    def stop(path: Path, **settings: Any) -> Any:
+        if path.name == "006.png":
+            raise KeyboardInterrupt
+        return load(path, **settings)
+
+    monkeypatch.setattr(runs, "load_image", stop)
+    options = ("-o", "out", "--batch", "1")
+    assert run("detect", engine, photos, *options, "--score", "0.3").exit_code == 130
+    monkeypatch.setattr(runs, "load_image", load)
+    again = _detect(run, engine, photos, *options, "--no-resume")
+    assert again["summary"]["resumed"] == 0
+
+
+def test_drawings_are_told_apart() -> None:
+    paths = [Path("a/1.jpg"), Path("b/1.jpg"), Path("b/1.webp"), Path("b/1.png")]
+    assert list(drawn_names(paths).values()) == [
+        Path("a/1.jpg"),
+        Path("b/1.jpg"),
+        Path("b/1.webp.png"),
+        Path("b/1.png"),
+    ]
+    assert drawn_names([Path("x/y/1.bmp")]) == {Path("x/y/1.bmp"): Path("1.bmp.png")}

@@ -42,7 +42,7 @@ def test_the_card(weights: Path) -> None:
     assert head.kind == "yolo"
     assert head.grid == (8, 8)
     assert head.rows == 128
-    assert head.anchors == ((4, 6), (10, 8))
+    assert head.anchors == ((4.0, 6.0), (10.0, 8.0))
     assert card.transforms[0].effect["images_seen"] == 64
 
 

@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
 
+# OpenCV 5 dropped the Darknet importer that the demo takes a second opinion from.
+OPENCV := opencv-python-headless>=4.10,<5
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint docs clean
 
@@ -55,7 +58,7 @@ $(BIN)/python:
 	  rm -rf $(VENV); exit 1; }
 
 $(BASE): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . '$(OPENCV)'
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import boxwright
+from boxwright import images, runs
 from boxwright.runs import drawn_names
 from tests.cli.conftest import Run
 from tests.cli.material import write_darknet, write_image
@@ -123,11 +124,9 @@ def test_only_damaged_images_are_1(run: Run, engine: Path, photos: Path) -> None
 def test_a_stopped_run_goes_on(
     run: Run, engine: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boxwright import runs
-
     options = (engine, photos, "--save", "drawn,jsonl,coco", "--batch", "2")
     whole = _detect(run, *options, "-o", "whole")
-    load = runs.load_image
+    load = images.load_image
 
     def stop_at_4(path: Path, **settings: Any) -> Any:
         if path.name == "004.png":
@@ -159,9 +158,7 @@ def test_a_stopped_run_goes_on(
 def test_a_stopped_run_may_start_over(
     run: Run, engine: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boxwright import runs
-
-    load = runs.load_image
+    load = images.load_image
 
     def stop(path: Path, **settings: Any) -> Any:
         if path.name == "006.png":

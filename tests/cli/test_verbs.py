@@ -133,7 +133,12 @@ def test_verify_draws_its_images_by_the_seed(
         write_image(tmp_path / "many" / f"{number}.png", seed=number)
     read: list[str] = []
     load = images.load_image
-    monkeypatch.setattr(images, "load_image", lambda path: read.append(path.name) or load(path))
+
+    def note_and_load(path: Path) -> Any:
+        read.append(path.name)
+        return load(path)
+
+    monkeypatch.setattr(images, "load_image", note_and_load)
     chosen = []
     for seed in ("1", "1", "2"):
         read.clear()

@@ -102,7 +102,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "page", list(filter(runnable, PAGES)), ids=lambda page: str(page.relative_to(ROOT))
+    "page", [page for page in PAGES if runnable(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_the_examples_of_a_page(
     page: Path, supplies: Path, tmp_path: Path, environment: dict[str, str]

@@ -1,0 +1,177 @@
+"""Damaged and crafted engine files are refused with one error, quickly, every one of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from boxwright import backends
+from boxwright.engine import Engine
+from boxwright.errors import BoxwrightError, EngineError
+from tests.engines import read_members, reseal
+from tests.hostile.mutate import mutations
+from tests.models import make_images, make_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COUNT = 2000
+SLOWEST_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    path = tmp_path_factory.mktemp("engine") / "sound.bw"
+    return backends.build(make_model(channels=4), output=path)
+
+
+def try_to_use(path: Path) -> str:
+    """Everything a user could do with a file; returns ``used`` or the error's message.
+
+    Any exception but Boxwright's own fails the test that calls this.
+    """
+    started = time.perf_counter()
+    try:
+        engine = Engine.open(path)
+        engine.verify()
+        for fingerprint in engine.plans:
+            engine.plan_bytes(fingerprint)
+        with backends.load(engine) as runner:
+            runner.infer({"images": np.zeros((1, 32, 64, 3), np.uint8)})
+        outcome = "used"
+    except BoxwrightError as error:
+        outcome = f"{type(error).__name__}: {error}"
+    assert time.perf_counter() - started < SLOWEST_SECONDS
+    return outcome
+
+
+def test_the_sound_file_is_used(sound: Engine) -> None:
+    assert try_to_use(sound.path) == "used"
+
+
+def test_no_damaged_file_is_used(sound: Engine, tmp_path: Path) -> None:
+    data, path = sound.path.read_bytes(), tmp_path / "damaged.bw"
+    for description, damaged in mutations(data, COUNT):
+        path.write_bytes(damaged)
+        outcome = try_to_use(path)
+        assert outcome.startswith("EngineError: "), f"{description}: {outcome}"
+        assert "\n" not in outcome, description
+
+
+def test_mutations_are_the_same_every_time_and_never_the_original() -> None:
+    data = bytes(range(256)) * 4
+    first, second = (list(mutations(data, 300, seed=3)) for _ in range(2))
+    assert first == second
+    assert first != list(mutations(data, 300, seed=4))
+    assert all(copy != data for _, copy in first)
+    assert len({copy for _, copy in first}) > 250
+
+
+@pytest.mark.parametrize("member", ["card.json", "receipt.json", "manifest.json", "model.onnx"])
+def test_members_changed_under_a_valid_seal_never_crash(
+    sound: Engine, tmp_path: Path, member: str
+) -> None:
+    members = read_members(sound.path)
+    for description, damaged in mutations(members[member], COUNT // 20, marks=()):
+        path = reseal(tmp_path / "crafted.bw", {**members, member: damaged})
+        outcome = try_to_use(path)
+        assert "\n" not in outcome, description
+
+
+def test_plans_changed_under_a_valid_seal_are_refused_or_run(
+    sound: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A plan that parses may compute anything; what it may not do is crash or chatter."""
+    members, refused = read_members(sound.path), 0
+    plan = f"plans/{sound.plans[0]}"
+    for description, damaged in mutations(members[plan], COUNT // 10, marks=()):
+        path = reseal(tmp_path / "crafted.bw", {**members, plan: damaged})
+        outcome = try_to_use(path)
+        assert outcome == "used" or outcome.startswith("EngineError: "), description
+        refused += outcome != "used"
+    assert refused
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_plan_of_another_model_is_refused(sound: Engine, tmp_path: Path) -> None:
+    """Its outputs would be read as if they had this card's classes and size."""
+    other = backends.build(make_model(height=48), output=tmp_path / "other.bw")
+    crafted = sound.with_plan(
+        sound.plans[0], other.plan_bytes(other.plans[0]), tmp_path / "crafted.bw"
+    )
+    with pytest.raises(EngineError, match=r"does not go with its card: 'images' must be uint8"):
+        backends.load(crafted)
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("weights.bin", "beside the working folder"),
+        ("../{folder}/weights.bin", "through the folder above"),
+        ("{absolute}", "by its full path"),
+    ],
+)
+def test_a_plan_cannot_read_other_files(
+    sound: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    location: str,
+    reason: str,
+) -> None:
+    import onnx
+
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "weights.bin"
+    secret.write_bytes(bytes(1 << 16))
+    proto = onnx.ModelProto.FromString(sound.plan_bytes(sound.plans[0]))
+    tensor = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    length = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    place = location.format(folder=tmp_path.name, absolute=secret)
+    for key, value in (("location", place), ("offset", "0"), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    crafted = sound.with_plan(sound.plans[0], proto.SerializeToString(), tmp_path / "crafted.bw")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        backends.load(crafted)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        None,
+        [],
+        {},
+        {"backend": "onnxruntime"},
+        {"backend": "onnxruntime", "precision": "fp32", "batch": [3, 2, 1]},
+        {"backend": "onnxruntime", "precision": [], "batch": [1, 1, 1]},
+        {"backend": "onnxruntime", "precision": "fp32", "batch": 7},
+        {"backend": ["x"], "precision": "fp32", "batch": [1, 1, 1]},
+    ],
+)
+def test_a_receipt_that_does_not_say_what_was_built_is_refused(
+    sound: Engine, tmp_path: Path, build: object
+) -> None:
+    crafted = sound.with_receipt({**sound.receipt, "build": build}, tmp_path / "crafted.bw")
+    with pytest.raises(EngineError, match="receipt does not say what was built"):
+        backends.load(crafted)
+
+
+def test_json_of_a_million_brackets_is_refused(sound: Engine, tmp_path: Path) -> None:
+    members = read_members(sound.path)
+    for member in ("card.json", "receipt.json"):
+        path = reseal(tmp_path / "deep.bw", {**members, member: b"[" * 1_000_000})
+        with pytest.raises(EngineError, match="not valid JSON"):
+            Engine.open(path)
+
+
+def test_an_unmodified_file_still_detects_the_same_after_all_this(sound: Engine) -> None:
+    images = make_images(make_model(), 2)
+    with backends.load(sound) as runner, backends.load(make_model(channels=4)) as plain:
+        for name, value in plain.infer({"images": images}).items():
+            np.testing.assert_array_equal(runner.infer({"images": images})[name], value)
+    assert json.dumps(sound.receipt)

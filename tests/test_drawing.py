@@ -17,6 +17,7 @@ from boxwright.images import load_image
 if TYPE_CHECKING:
     from pathlib import Path
 
+
 NAMES = ("person", "Fußgänger", "自転車", "", "a\nb\tc", "x" * 400)
 
 
@@ -24,7 +25,7 @@ def found(*rows: tuple[int, float, float, float, float]) -> Detections:
     """Rows of class, left, top, right, bottom."""
     return Detections(
         np.array([row[1:] for row in rows], np.float32).reshape(-1, 4),
-        np.linspace(0.9, 0.5, len(rows)),
+        np.linspace(0.9, 0.5, len(rows), dtype=np.float32),
         np.array([row[0] for row in rows], np.int64),
         NAMES,
     )

@@ -164,8 +164,10 @@ sides = st.integers(1, 3000)
 def test_geometry_invariants(
     height: int, width: int, rows: int, columns: int, data: st.DataObject
 ) -> None:
-    resize = data.draw(st.sampled_from(("letterbox", "stretch")))
-    interpolation = data.draw(st.sampled_from(("darknet", "opencv")))
+    resizes: tuple[Resize, ...] = ("letterbox", "stretch")
+    interpolations: tuple[Interpolation, ...] = ("darknet", "opencv")
+    resize = data.draw(st.sampled_from(resizes))
+    interpolation = data.draw(st.sampled_from(interpolations))
     geometry = Preprocessor(
         card((rows, columns)), resize=resize, interpolation=interpolation
     ).geometry((height, width))
@@ -244,7 +246,7 @@ def test_image_is_not_changed() -> None:
     before = image.copy()
     kinds: tuple[Interpolation, ...] = ("darknet", "opencv")
     for interpolation in kinds:
-        Preprocessor(card(), interpolation=interpolation).prepare(image)  # type: ignore[arg-type]
+        Preprocessor(card(), interpolation=interpolation).prepare(image)
     np.testing.assert_array_equal(image, before)
 
 

@@ -174,6 +174,10 @@ _Record = TypeVar("_Record")
 
 def _read_card(cls: type[ModelCard], content: dict[str, Any]) -> ModelCard:
     try:
+        for name in ("class_names", "heads", "source_files", "transforms"):
+            # A text or an object would otherwise pass for a list of its letters or keys.
+            if not isinstance(content.get(name, []), list):
+                raise TypeError(f"{name!r} must be a list")
         content["class_names"] = tuple(content["class_names"])
         content["input_size"] = tuple(content["input_size"])
         if "nms" in content:

@@ -6,8 +6,8 @@
     ├── InputError                what the user gave is at fault
     │   ├── ImportFailedError     foreign weights or their description cannot be imported
     │   │   ├── CfgError          a Darknet cfg is malformed or asks for the impossible
-    │   │   ├── WeightsError      a weights file is damaged or belongs to another network
-    │   │   └── UnsupportedError  readable, but it cannot be converted faithfully
+    │   │   │   └── UnsupportedError  readable, but it cannot be converted faithfully
+    │   │   └── WeightsError      a weights file is damaged or belongs to another network
     │   ├── ModelError            an ONNX file is damaged or does not keep the contract
     │   ├── CardError             a model card is malformed
     │   ├── EngineError           an engine file is damaged, truncated or foreign

@@ -37,7 +37,7 @@ class HeadResult:
     index: int
     kind: str
     raw: Array  # (C, H, W)
-    boxes: Array  # (H * W * n, 4)
+    boxes: Array  # (H * W * n, 4); no rows where a tree of classes decides the scores
     scores: Array  # (H * W * n, classes)
 
 
@@ -372,6 +372,10 @@ class NumpyDarknet:
         from tests.oracle.numpy_heads import DECODERS
 
         size = (self.height, self.width)
+        if "tree" in section:
+            # Scores over a tree of classes are not known here; the raw head is.
+            none = np.zeros((0, 4), self.dtype)
+            return HeadResult(index, section[""], x, none, none[:, :0])
         boxes, scores = DECODERS[section[""]](section, x, size)
         return HeadResult(index, section[""], x, boxes, scores)
 

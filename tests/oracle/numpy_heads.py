@@ -12,7 +12,6 @@ import numpy as np
 from tests.oracle.numpy_darknet import (
     Array,
     Section,
-    UnsupportedNetworkError,
     integer,
     numbers,
     real,
@@ -83,14 +82,15 @@ def gaussian_yolo(section: Section, raw: Array, size: tuple[int, int]) -> Decode
     y = (head[:, 2] * scale - (scale - 1) / 2 + row) / height
     w = np.exp(raw[:, 4]) * anchors[:, 0, None, None] / size[1]
     h = np.exp(raw[:, 6]) * anchors[:, 1, None, None] / size[0]
+    # get_gaussian_yolo_box: the point predicted may be a corner instead of the centre.
+    side = {"left_top": 0.5, "right_bottom": -0.5}.get(section.get("yolo_point", "center"), 0)
+    x, y = x + side * w, y + side * h
     certainty = 1 - head[:, [1, 3, 5, 7]].mean(axis=1, keepdims=True)
     return corners(x, y, w, h, size), in_cell_order(head[:, 8:9] * head[:, 9:] * certainty)
 
 
 def region(section: Section, raw: Array, size: tuple[int, int]) -> Decoded:
     """region_layer.c: anchors in cells, softmax over the classes."""
-    if "tree" in section:
-        raise UnsupportedNetworkError("[region] with a tree of classes is not known")
     anchors = anchors_of(section)
     raw = raw.reshape(len(anchors), -1, *raw.shape[1:])
     height, width = raw.shape[2:]
@@ -103,7 +103,10 @@ def region(section: Section, raw: Array, size: tuple[int, int]) -> Decoded:
     if integer(section, "softmax", 0):
         powers = np.exp(classes - classes.max(axis=1, keepdims=True))
         classes = powers / powers.sum(axis=1, keepdims=True)
-    return corners(x, y, w, h, size), in_cell_order(sigmoid(raw[:, 4:5]) * classes)
+    objectness = sigmoid(raw[:, 4:5])
+    if integer(section, "classfix", 0) == -1:
+        objectness = np.where(objectness < 0.5, 0, objectness)
+    return corners(x, y, w, h, size), in_cell_order(objectness * classes)
 
 
 def detection(section: Section, raw: Array, size: tuple[int, int]) -> Decoded:

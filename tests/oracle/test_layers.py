@@ -134,8 +134,8 @@ HEADS = {
 }
 
 NETWORKS = {
-    **{name: NET + conv() + layers + RAW + yolo() for name, layers in LAYERS.items()},
-    **{f"head {name}": NET + conv() + head for name, head in HEADS.items()},
+    **{name: NET + conv(stride=2) + layers + RAW + yolo() for name, layers in LAYERS.items()},
+    **{f"head {name}": NET + conv(stride=2) + head for name, head in HEADS.items()},
 }
 
 

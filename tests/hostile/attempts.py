@@ -1,0 +1,183 @@
+"""One attempt each at a damaged file, for the tests and for long runs of ``tools/fuzz.py``.
+
+An attempt does what a user could do with the file, returns a word for how it ended, and lets
+everything but a :class:`~boxwright.errors.BoxwrightError` through: that would be a finding.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from boxwright import backends
+from boxwright.darknet.network import read_network
+from boxwright.engine import Engine
+from boxwright.errors import BoxwrightError
+from boxwright.importers import import_model
+from boxwright.model import Model
+from tests.darknet.cfgs import cfg_text, random_weights, write_weights
+from tests.darknet.test_onnx import LAYERS
+from tests.hostile.mutate import mutations
+from tests.models import make_model
+
+# A network that the damage made larger is imported, but not run.
+_RUN_AT_MOST = 1 << 22
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file to damage.
+
+    Attributes:
+        sound: Writes sound files into a folder; returns the one to damage for a number.
+        attempt: Does with the damaged file what a user could.
+        marks: Where headers start, for the mutations that look for them.
+    """
+
+    sound: Callable[[Path], list[Path]]
+    attempt: Callable[[Path], str]
+    marks: tuple[bytes, ...] = ()
+
+
+def cases(target: Target, folder: Path, count: int, seed: int) -> Iterator[tuple[str, Path]]:
+    """`count` damaged files, one after the other under one name in `folder`."""
+    files = target.sound(folder)
+    for number in range(count):
+        source = files[number % len(files)]
+        data = source.read_bytes()
+        ((what, damaged),) = mutations(data, 1, seed * 1_000_003 + number, target.marks)
+        if source.suffix == ".cfg" and number % 2:
+            damaged = _shuffle_lines(data, random.Random(f"{seed}/{number}"))
+            what = "shuffle lines"
+        path = folder / f"damaged{source.suffix}"
+        path.write_bytes(damaged)
+        yield f"seed {seed}, number {number}, {source.name}: {what}", path
+
+
+def attempt_cfg(path: Path) -> str:
+    """Import with weights that fit whatever the cfg has become, and run the result."""
+    try:
+        network = read_network(path)
+        if network.weight_count > _RUN_AT_MOST:
+            return "refused"  # no file of that length is written just to be refused
+        weights = path.with_suffix(".weights")
+        write_weights(weights, random_weights(network))
+        model = import_model(weights, cfg=path)
+        model.save(path.with_suffix(".onnx"))
+        if sum(layer.shape.size for layer in network.layers) < _RUN_AT_MOST:
+            _run(model)
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_weights(path: Path) -> str:
+    """Import with the cfg that the weights belonged to."""
+    try:
+        model = import_model(path, cfg=path.with_name("sound.cfg"))
+        model.save(path.with_suffix(".onnx"))
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_model(path: Path) -> str:
+    """Load, and build when it loads."""
+    try:
+        backends.build(Model.load(path), output=path.with_suffix(".bw"))
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_engine(path: Path) -> str:
+    """Open, verify every byte, and run when all is well."""
+    try:
+        engine = Engine.open(path)
+        engine.verify()
+        _run(engine.model())
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files that a writer should have removed."""
+    return [path for path in folder.iterdir() if path.suffix == ".part"]
+
+
+def _refused(error: BoxwrightError) -> str:
+    text = str(error)
+    if not text or "\n" in text:
+        raise AssertionError(f"an error message must be one line: {text!r}") from error
+    return "refused"
+
+
+def _run(model: Model) -> None:
+    height, width = model.card.input_size
+    with backends.load(model) as runner:
+        runner.infer({"images": np.zeros((1, height, width, 3), np.uint8)})
+
+
+def _shuffle_lines(data: bytes, chance: random.Random) -> bytes:
+    """Repeat, drop, swap or renumber whole lines, so that more of the result still parses."""
+    lines = data.split(b"\n")
+    for _ in range(chance.randint(1, 3)):
+        at, other = chance.randrange(len(lines)), chance.randrange(len(lines))
+        step = chance.randrange(4)
+        if step == 0:
+            lines.insert(at, lines[other])
+        elif step == 1 and len(lines) > 1:
+            del lines[at]
+        elif step == 2:
+            lines[at], lines[other % len(lines)] = lines[other % len(lines)], lines[at]
+        else:
+            key, equals, _ = lines[at].partition(b"=")
+            value = chance.choice((b"0", b"-1", b"1", b"2", b"3", b"7", b"16384", b"1000000", b""))
+            lines[at] = key + equals + value
+    return b"\n".join(lines)
+
+
+def _sound_cfgs(folder: Path) -> list[Path]:
+    paths = []
+    for name, body in LAYERS.items():
+        path = folder / f"{name}.cfg"
+        path.write_text(cfg_text(body))
+        paths.append(path)
+    return paths
+
+
+def _sound_weights(folder: Path) -> list[Path]:
+    cfg = folder / "sound.cfg"
+    cfg.write_text(cfg_text(LAYERS["batch_norm"] + LAYERS["shortcut_weights"]))
+    network = read_network(cfg)
+    paths = []
+    for name, version in (("new", (0, 2, 5)), ("old", (0, 1, 0))):
+        path = folder / f"{name}.weights"
+        write_weights(path, random_weights(network), version)
+        paths.append(path)
+    return paths
+
+
+def _sound_model(folder: Path) -> list[Path]:
+    path = folder / "sound.onnx"
+    make_model(channels=4).save(path)
+    return [path]
+
+
+def _sound_engine(folder: Path) -> list[Path]:
+    path = folder / "sound.bw"
+    backends.build(make_model(channels=4), output=path)
+    return [path]
+
+
+TARGETS = {
+    "cfg": Target(_sound_cfgs, attempt_cfg),
+    "weights": Target(_sound_weights, attempt_weights),
+    "model": Target(_sound_model, attempt_model),
+    "engine": Target(_sound_engine, attempt_engine, (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")),
+}

@@ -53,9 +53,10 @@ def with_head_outputs(model: Model, tensors: Sequence[str] | None = None) -> Mod
         if name in known:
             proto.graph.output.add().CopyFrom(known[name])
         else:
-            # A graph output needs its element type; its shape may stay open.
-            output = proto.graph.output.add(name=name)
-            output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            # Its extents are whatever they turn out to be: heads have four, batch first.
+            extents = [f"{name}/{axis}" for axis in range(4)]
+            output = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, extents)
+            proto.graph.output.append(output)
     return Model(proto, model.card)
 
 

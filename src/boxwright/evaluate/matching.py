@@ -142,15 +142,18 @@ def _propose(
             shifted = cell_a + np.array([dx, dy])
             found += _propose_in_cells(a, b, shifted, cell_b, size, reach, score_reach)
     # The centre of a box larger than the image may have moved by more than a cell, see
-    # box_error: such boxes also look for partners among each other, wherever they are.
+    # box_error: such boxes also look for partners by their extent, wherever they are.
     # Proposing a pair twice does no harm.
     large_a, large_b = _large(a.xyxy, size), _large(b.xyxy, size)
-    anywhere_a = np.zeros((len(large_a), 2), np.int64)
-    anywhere_b = np.zeros((len(large_b), 2), np.int64)
-    for in_a, in_b, cost in _propose_in_cells(
-        a[large_a], b[large_b], anywhere_a, anywhere_b, size, reach, score_reach
-    ):
-        found.append((large_a[in_a], large_b[in_b], cost))
+    a, b = a[large_a], b[large_b]
+    cell_a, cell_b = _extent_cells(a.xyxy, size, reach), _extent_cells(b.xyxy, size, reach)
+    for dx in (-1, 0, 1):
+        for dy in (-1, 0, 1):
+            shifted = cell_a + np.array([dx, dy])
+            for in_a, in_b, cost in _propose_in_cells(
+                a, b, shifted, cell_b, size, reach, score_reach
+            ):
+                found.append((large_a[in_a], large_b[in_b], cost))
     in_a, in_b, cost = (np.concatenate(part) for part in zip(*found, strict=True))
     return finite_first[in_a], finite_second[in_b], cost
 
@@ -160,6 +163,17 @@ def _cells(xyxy: Floats, size: tuple[int, int], reach: float) -> Ints:
     centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2 / side
     cells = np.floor(np.clip(centre, -1e6, 1e6) / max(reach, 1e-6))
     result: Ints = cells.astype(np.int64)
+    return result
+
+
+def _extent_cells(xyxy: Floats, size: tuple[int, int], reach: float) -> Ints:
+    """Cells of width and height: linear within the image, logarithmic beyond.
+
+    On that scale the extents of partners differ by at most twice the reach.
+    """
+    span = np.abs(xyxy[:, 2:] - xyxy[:, :2]) / np.array([size[1], size[0]])
+    scaled = np.where(span < 1, span, 1 + np.log(np.maximum(span, 1)))
+    result: Ints = np.floor(scaled / max(2.2 * reach, 1e-6)).astype(np.int64)
     return result
 
 

@@ -34,6 +34,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
+    MemoryError,
     NotImplementedError,
     RuntimeError,
     ValueError,

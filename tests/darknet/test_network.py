@@ -41,6 +41,7 @@ from tests.darknet.cfgs import NET, cfg_text, network
         ("[connected]\noutput=7\n", (7, 1, 1)),
         ("[local]\nfilters=2\nsize=3\npad=1\n", (2, 8, 10)),
         ("[local]\nfilters=2\nsize=3\n", (2, 6, 8)),
+        ("[crop]\ncrop_height=4\ncrop_width=6\n", (3, 4, 6)),
         ("[dropout]\n[batchnorm]\n[activation]\nactivation=mish\n", (3, 8, 10)),
     ],
 )
@@ -89,6 +90,7 @@ WRONG = [
     ("[upsample]\nstride=9999\n", 5, "its output would be"),
     ("[reorg]\nstride=2\n", 6, "does not divide"),
     ("[maxpool]\nsize=2\npadding=9\n", 7, "padding=9 must be below"),
+    ("[crop]\ncrop_height=9\ncrop_width=2\n", 5, "cannot crop 3x9x2 out of 3x8x8"),
     ("[local]\npad=1\nsize=5\n", 6, "pad=1 is only defined"),
 ]
 

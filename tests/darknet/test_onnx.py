@@ -67,6 +67,8 @@ LAYERS = {
     "reorg": CONV.format(8) + "[reorg]\nstride=2\n",
     "reorg3d": CONV.format(8) + "[reorg3d]\nstride=2\n",
     "batchnorm": CONV.format(4) + "[batchnorm]\n",
+    "crop": "[crop]\ncrop_height=4\ncrop_width=6\n" + CONV.format(4),
+    "crop_noadjust": "[crop]\ncrop_height=5\ncrop_width=4\nnoadjust=1\n",
     "dropout": CONV.format(4) + "[dropout]\n[batchnorm]\n",
     "local": "[local]\nfilters=4\nsize=3\npad=1\nstride=2\nactivation=leaky\n",
     "local_no_padding": "[local]\nfilters=4\nsize=3\nactivation=linear\n",

@@ -364,6 +364,13 @@ class NumpyDarknet:
             raise UnsupportedNetworkError("[reorg3d] reverse is not known")
         return blocks_to_channels(x, integer(section, "stride", 1))
 
+    def crop(self, index: int, section: Section, x: Array) -> Array:
+        """crop_layer.c when not training: the middle, as -1 to 1 unless noadjust."""
+        rows, columns = integer(section, "crop_height", 1), integer(section, "crop_width", 1)
+        top, left = (x.shape[1] - rows) // 2, (x.shape[2] - columns) // 2
+        middle = x[:, top : top + rows, left : left + columns]
+        return middle if integer(section, "noadjust", 0) else middle * 2 - 1
+
     def identity(self, index: int, section: Section, x: Array) -> Array:
         """[dropout] when not training; layers that only matter for the loss."""
         return x
@@ -399,6 +406,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "upsample": NumpyDarknet.upsample,
     "reorg": NumpyDarknet.reorg,
     "reorg3d": NumpyDarknet.reorg3d,
+    "crop": NumpyDarknet.crop,
     "dropout": NumpyDarknet.identity,
     "contrastive": NumpyDarknet.identity,
     "cost": NumpyDarknet.identity,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 from boxwright.card import Nms
 from boxwright.darknet.cfg import Section
 from boxwright.darknet.layers import Head, Shape, Tree
+
+_LOGGER = logging.getLogger("boxwright")
 
 _MAX_CLASSES = 65_536
 _MAX_ANCHORS = 4_096
@@ -152,6 +155,11 @@ def _check_channels(section: Section, source: Shape, count: int, per_box: int) -
 def _read_anchors(section: Section, total: int) -> list[tuple[float, float]]:
     """The first `total` anchors; what is not given is 0.5, as Darknet has it."""
     values = list(section.numbers("anchors", ()))[: 2 * total]
+    if section.has("anchors") and len(values) < 2 * total:
+        _LOGGER.warning(
+            "%s:%d: num=%d needs %d anchor values, got %d; the others are 0.5, as in Darknet",
+            *(section.path, section.options["anchors"].line, total, 2 * total, len(values)),
+        )
     values += [0.5] * (2 * total - len(values))
     return list(zip(values[::2], values[1::2], strict=True))
 

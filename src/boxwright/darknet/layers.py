@@ -240,6 +240,13 @@ class Scale(Layer):
 
 
 @dataclass(frozen=True)
+class Crop(Layer):
+    """The middle of the image, brought from 0..1 to -1..1 unless `noadjust` says not to."""
+
+    noadjust: bool
+
+
+@dataclass(frozen=True)
 class Activation(Layer):
     """An activation of its own."""
 

@@ -18,6 +18,7 @@ from boxwright.darknet.layers import (
     Blur,
     Connected,
     Convolutional,
+    Crop,
     GlobalAverage,
     Head,
     Identity,
@@ -343,6 +344,18 @@ def _scale(writer: _Writer, layer: Scale, inputs: list[str], name: str) -> str:
     return writer.activate(layer, product, name)
 
 
+def _crop(writer: _Writer, layer: Crop, inputs: list[str], name: str) -> str:
+    """``forward_crop_layer`` at inference."""
+    graph, source, shape = writer.graph, layer.input_shape, layer.shape
+    top, left = (source.height - shape.height) // 2, (source.width - shape.width) // 2
+    x = graph.slice(inputs[0], top, top + shape.height, 2, f"{name}/rows")
+    x = graph.slice(x, left, left + shape.width, 3, f"{name}/columns")
+    if layer.noadjust:
+        return x
+    x = graph.add("Mul", [x, graph.scalar(2.0)], f"{name}/doubled")
+    return graph.add("Sub", [x, graph.scalar(1.0)], f"{name}/centred")
+
+
 def _activation(writer: _Writer, layer: Activation, inputs: list[str], name: str) -> str:
     return writer.activate(layer, inputs[0], name)
 
@@ -385,6 +398,7 @@ _WRITERS: dict[type[Layer], Callable[[_Writer, Any, list[str], str], str]] = {
     Upsample: _upsample,
     Reorg: _reorg,
     Scale: _scale,
+    Crop: _crop,
     Activation: _activation,
     Identity: _pass_on,
     Inert: _inert,

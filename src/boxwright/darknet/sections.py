@@ -20,6 +20,7 @@ from boxwright.darknet.layers import (
     Blur,
     Connected,
     Convolutional,
+    Crop,
     GlobalAverage,
     Identity,
     Inert,
@@ -359,6 +360,19 @@ def _scale(builder: NetworkBuilder, section: Section) -> Layer:
     return Scale(**common, shape=shape, activation=_activation(section, "linear"))
 
 
+def _crop(builder: NetworkBuilder, section: Section) -> Layer:
+    common = builder.common(section)
+    source: Shape = common["input_shape"]
+    shape = Shape(
+        source.channels,
+        section.integer("crop_height", 1, 1, MAX_SIDE),
+        section.integer("crop_width", 1, 1, MAX_SIDE),
+    )
+    if shape.height > source.height or shape.width > source.width:
+        section.fail(f"cannot crop {shape} out of {source}")
+    return Crop(**common, shape=shape, noadjust=section.flag("noadjust"))
+
+
 def _activation_layer(builder: NetworkBuilder, section: Section) -> Layer:
     common = builder.common(section)
     return Activation(
@@ -401,6 +415,7 @@ READERS: dict[str, Callable[[NetworkBuilder, Section], Layer]] = {
     "reorg3d": _reorg,
     "scale_channels": _scale,
     "sam": _scale,
+    "crop": _crop,
     "activation": _activation_layer,
     "dropout": _identity,
     "empty": _identity,
@@ -424,7 +439,6 @@ REFUSED: dict[str, str] = {
     "softmax": _CLASSIFIER,
     "soft": _CLASSIFIER,
     "cost": _CLASSIFIER,
-    "crop": _CLASSIFIER,
     "normalization": "local response normalisation is not supported",
     "lrn": "local response normalisation is not supported",
     "deconvolutional": "removed from Darknet; its weights order is not defined",

@@ -43,7 +43,7 @@ from tests.oracle.numpy_darknet import (  # noqa: E402
     parse_cfg,
 )
 
-from boxwright.errors import BoxwrightError  # noqa: E402
+from boxwright.errors import BoxwrightError, WeightsError  # noqa: E402
 from boxwright.evaluate.dump import read_dump  # noqa: E402
 from boxwright.evaluate.opencv_oracle import OpenCvDarknet  # noqa: E402
 from boxwright.evaluate.parity import ParityReport, Tolerances, compare  # noqa: E402
@@ -100,7 +100,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("folders", nargs="+", type=Path, help="folders of cfg files, or cfg files")
     parser.add_argument("--oracle", type=Path, required=True, help="recorded outputs of Darknet")
     parser.add_argument("--seed", type=int, default=1, help="of made-up weights")
-    parser.add_argument("--max-side", type=int, default=416, help="scale larger inputs down to it")
+    parser.add_argument("--max-side", type=int, default=320, help="scale larger inputs down to it")
     parser.add_argument("--only", default="*", help="a pattern of names, such as 'yolov4*'")
     parser.add_argument("--json", help="write the rows to this file, too")
     parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE.name}")
@@ -129,24 +129,31 @@ def examine(cfg: Path, arguments: argparse.Namespace) -> Row:
 
 
 def fill(row: Row, cfg: Path, folder: Path, arguments: argparse.Namespace) -> None:
-    sections = parse_cfg(cfg.read_text(errors="replace"))
+    sections = sections_of(cfg)
     if not any(section[""] in HEADS for section in sections):
         row.result, row.reason = "no detector", "it has no detection head"
         return
     trained = cfg.with_suffix(".weights")
-    capped = cap_size(cfg, folder, arguments.max_side)
+    recorded = recorded_reference(cfg, trained.is_file(), arguments)
+    # What Darknet recorded holds for the cfg as it is.
+    capped = cfg if recorded else cap_size(cfg, folder, arguments.max_side)
     row.weights = "trained" if trained.is_file() else f"seed {arguments.seed}"
     weights = trained if trained.is_file() else folder / f"{cfg.stem}.weights"
-    if not trained.is_file():
-        made = make_weights(arguments, capped, weights)
-        if made:
-            # Without weights only a refusal can be seen: it comes before they are read.
-            weights.write_bytes(np.array([0, 2, 5, 0, 0], np.int32).tobytes())
+    unmade = "" if trained.is_file() else make_weights(arguments, capped, weights)
+    if unmade:
+        # Without weights only a refusal can be seen: it comes before they are read.
+        weights.write_bytes(np.array([0, 2, 5, 0, 0], np.int32).tobytes())
     class_count = next(int(s["classes"]) for s in sections if s[""] in HEADS)
-    model = import_model(weights, cfg=capped, names=[f"class {i}" for i in range(class_count)])
+    names = [f"class {i}" for i in range(class_count)]
+    try:
+        model = import_model(weights, cfg=capped, names=names)
+    except WeightsError:
+        if unmade:
+            row.result, row.reason = "not judged", f"no weights could be made: {unmade}"
+            return
+        raise
     height, width = model.card.input_size
     row.size = f"{width}x{height}"
-    recorded = recorded_reference(cfg, capped, trained.is_file(), arguments)
     image = picture(arguments.oracle, height, width)
     reference = numpy_reference(capped, weights, model, image) if recorded is None else recorded
     row.judge = "numpy" if recorded is None else "Darknet"
@@ -155,8 +162,12 @@ def fill(row: Row, cfg: Path, folder: Path, arguments: argparse.Namespace) -> No
     row.opencv = judge_opencv(capped, weights, reference, image)
 
 
+def sections_of(cfg: Path) -> list[dict[str, str]]:
+    return parse_cfg(cfg.read_text(errors="replace"))
+
+
 def cap_size(cfg: Path, folder: Path, side: int) -> Path:
-    """A copy of the cfg whose input is at most `side`, in multiples of 32."""
+    """A copy of the cfg whose input is at most `side`, divisible as its own size is."""
     text = cfg.read_text(errors="replace")
     head, bracket, rest = text.partition("\n[")
     values = {
@@ -165,10 +176,12 @@ def cap_size(cfg: Path, folder: Path, side: int) -> Path:
         if (found := re.search(rf"^\s*{key}\s*=\s*([\d.]+)", head, re.M))
     }
     longest = max(values.values(), default=0)
+    # Networks of seven levels need multiples of 128, most of 32.
+    step = min(128, math.gcd(*values.values(), 128)) if values else 32
     # A [connected] layer ties the weights to the input size, so YOLOv1 stays as it is.
     if longest > side and "[connected]" not in text:
         for key, value in values.items():
-            capped = max(32, round(value * side / longest / 32) * 32)
+            capped = max(step, int(value * side / longest / step) * step)
             head = re.sub(rf"^(\s*{key}\s*=\s*)[\d.]+", rf"\g<1>{capped}", head, flags=re.M)
     copy = folder / cfg.name
     copy.write_text(head + bracket + rest)
@@ -183,17 +196,13 @@ def make_weights(arguments: argparse.Namespace, cfg: Path, output: Path) -> str:
     return made.stderr.strip().splitlines()[-1] if made.returncode else ""
 
 
-def recorded_reference(
-    cfg: Path, capped: Path, trained: bool, arguments: argparse.Namespace
-) -> Reference | None:
+def recorded_reference(cfg: Path, trained: bool, arguments: argparse.Namespace) -> Reference | None:
     """Darknet's own outputs, if they were recorded from this very cfg and these weights."""
     path = arguments.oracle / f"{'real_' if trained else ''}{cfg.stem}.npz"
     if not path.is_file() or (not trained and arguments.seed != 1):
         return None
     original = arguments.oracle / "cfg" / cfg.name
-    if not trained and (
-        not original.is_file() or parse_cfg(original.read_text()) != parse_cfg(capped.read_text())
-    ):
+    if not trained and not (original.is_file() and sections_of(original) == sections_of(cfg)):
         return None
     return read_dump(path)
 
@@ -212,12 +221,9 @@ def picture(oracle: Path, height: int, width: int) -> NDArray[np.uint8]:
 def numpy_reference(cfg: Path, weights: Path, model: Model, image: NDArray[np.uint8]) -> Reference:
     results = NumpyDarknet(cfg, weights).run(image[0])
     tensors: dict[str, SampledTensor] = {}
-    for result, head in zip(results, model.card.heads, strict=True):
-        # YOLOv1's raw head is flat for Darknet; whatever the graph's shape, the values agree.
+    for result in results:
         raw = result.raw[None].astype(np.float32)
-        tensors[f"head{result.index}"] = SampledTensor.full(
-            raw.reshape(1, -1) if head.kind == "detection" else raw
-        )
+        tensors[f"head{result.index}"] = SampledTensor.full(raw)
     names = tuple(tensors)
     boxes = np.concatenate([result.boxes for result in results]).astype(np.float32)
     scores = np.concatenate([result.scores for result in results]).astype(np.float32)

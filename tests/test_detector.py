@@ -92,7 +92,7 @@ def test_boxes_are_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
         (None, 2, [2, 2, 1]),
         (None, None, [5]),
         (4, None, [4, 4]),  # the last run is filled up
-        (4, 3, [4, 4]),
+        (4, 1, [4, 4, 4, 4, 4]),
         (1, None, [1, 1, 1, 1, 1]),
     ],
 )

@@ -126,7 +126,8 @@ def test_palette_and_one_bit() -> None:
     assert set(np.unique(load_image(encoded(bits, "PNG")))) == {0, 255}
 
 
-def test_cmyk_jpeg() -> None:
+def test_cmyk_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxwright.images._decode_jpeg", None)  # Pillow's work
     pixels = np.full((16, 16, 3), (200, 30, 60), np.uint8)
     cmyk = Image.fromarray(pixels).convert("CMYK")
     loaded = load_image(encoded(cmyk, "JPEG", quality=98)).astype(int)
@@ -217,7 +218,25 @@ def test_truncated_file_is_refused(tmp_path: Path, kind: str, part: float) -> No
         load_image(path)
 
 
-def test_truncated_jpeg_with_a_whole_thumbnail_is_refused() -> None:
+def grey_decoder(data: bytes, size: tuple[int, int]) -> Pixels:
+    """Some releases of OpenCV: what is missing of a truncated JPEG is grey."""
+    return np.full((size[1], size[0], 3), 128, np.uint8)
+
+
+@pytest.mark.parametrize("part", [0.5, 0.95])
+def test_truncated_jpeg_is_refused_before_opencv_sees_it(
+    monkeypatch: pytest.MonkeyPatch, part: float
+) -> None:
+    monkeypatch.setattr("boxwright.images._decode_jpeg", grey_decoder)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = encoded(noise, "JPEG")
+    assert (load_image(data) == 128).all()
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(data[: int(len(data) * part)])
+
+
+def test_truncated_jpeg_with_a_whole_thumbnail_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxwright.images._decode_jpeg", grey_decoder)
     # The end marker inside the EXIF thumbnail must not pass for the image's own.
     thumbnail = encoded(gradient(8, 8), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 8) + b"Exif\0\0" + thumbnail

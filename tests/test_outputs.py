@@ -319,6 +319,20 @@ def test_coco_ids_from_annotations(tmp_path: Path) -> None:
     assert len(results) == sum(item["class_id"] == 1 for item in record["detections"])
 
 
+def test_coco_longest_matching_name_wins(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "b.jpg"}, {"id": 2, "file_name": "train/b.jpg"}]
+    for order in (images, images[::-1]):
+        file = coco_file(tmp_path / "a.json", images=order)
+        ids = CocoIds(["/data/train/b.jpg", "/data/b.jpg"], NAMES, file)
+        assert ids.image_id("/data/train/b.jpg") == 2
+        assert ids.image_id("/data/b.jpg") == 1
+
+
+def test_darknets_names_find_cocos_categories(tmp_path: Path) -> None:
+    file = coco_file(tmp_path / "a.json", categories=[{"id": 4, "name": "motorcycle"}])
+    assert CocoIds(["a.jpg"], ("motorbike", "tree"), file).category_id(0) == 4
+
+
 def test_coco_annotations_that_do_not_fit(tmp_path: Path) -> None:
     file = coco_file(tmp_path / "a.json")
     with pytest.raises(InputError, match=r"no such image: c\.jpg"):

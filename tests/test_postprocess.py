@@ -81,8 +81,8 @@ def test_suppression_is_opencvs() -> None:
 
 
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes, scores = random_boxes(700, 5), np.random.default_rng(5).random(700).astype(np.float32)
-    classes = np.zeros(700, np.int64)
+    boxes, scores = random_boxes(150, 5), np.random.default_rng(5).random(150).astype(np.float32)
+    classes = np.zeros(150, np.int64)
     expected = suppress(boxes, scores, classes, Nms("diou", 0.3))
     for block, columns in ((1, 1), (3, 2), (1000, 7)):
         monkeypatch.setattr("boxwright.nms._BLOCK", block)
@@ -217,6 +217,7 @@ def test_score_threshold_is_strict() -> None:
     assert len(detect(box, [[0.25, 0, 0]], score_threshold=0.25).detections) == 0
     assert len(detect(box, [[0.2500001, 0, 0]], score_threshold=0.25).detections) == 1
     assert len(detect(box, [[0.3, 0, 0]]).detections) == 1  # the card says 0.25
+    assert detect(box, [[0.25, 0.9, 0]], score_threshold=0.25).detections.names() == ["dog"]
 
 
 def test_multi_label_and_best_class() -> None:
@@ -279,6 +280,13 @@ def test_values_that_are_not_numbers(caplog: pytest.LogCaptureFixture) -> None:
         assert outcome.detections.xyxy.tolist() == [[0, 0, 100, 100], [0, 0, 10, 10]]
         assert outcome.not_finite == 3
         assert "not numbers" in caplog.text
+
+
+def test_boxes_without_end_are_compared_and_kept_finite() -> None:
+    inf = np.inf
+    boxes = [[-inf, -inf, inf, inf], [-inf, -inf, inf, 1e30], [0, 0, 10, 10]]
+    outcome = detect(boxes, [[0.9, 0, 0], [0.8, 0, 0], [0.7, 0, 0]], clip=False)
+    assert outcome.detections.xyxy.tolist() == [[-1e7, -1e7, 1e7, 1e7], [0, 0, 10, 10]]
 
 
 def test_an_output_of_nothing_but_nan_is_told(caplog: pytest.LogCaptureFixture) -> None:

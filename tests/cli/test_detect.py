@@ -142,6 +142,11 @@ def test_a_stopped_run_goes_on(
     refused = run("detect", *options, "-o", "out", "--score", "0.4")
     assert refused.exit_code == 1
     assert "other settings" in refused.stderr
+    write_darknet(Path(), seed=5)
+    boxwright.build(boxwright.import_model("tiny.weights"), output="other.bw")
+    refused = run("detect", "other.bw", *options[1:], "-o", "out", "--score", "0.3")
+    assert refused.exit_code == 1
+    assert "engine_sha256" in refused.stderr
     rest = _detect(run, *options, "-o", "out")
     assert rest["summary"]["resumed"] == 4
     assert [Path(image["path"]).name for image in rest["images"]] == [

@@ -45,6 +45,7 @@ def test_from_weights_to_evidence(run: Run, tmp_path: Path) -> None:
     assert len(found["images"][0]["detections"]) == found["summary"]["detections"] > 0
     verified = _json(run, "verify", "tiny.bw", "--images", image)
     assert verified["ok"] is True
+    assert verified["reference"].endswith("on reference")
     # The same in text.
     for arguments in (
         ("import", weights),

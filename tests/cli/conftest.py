@@ -37,7 +37,8 @@ def program(tmp_path: Path) -> Program:
         *arguments: str | Path, python: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *(python or ("-m", "boxwright")), *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(source)}
+        # Buffered, as users have it: only then is something left to flush at exit.
+        environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONUNBUFFERED": ""}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

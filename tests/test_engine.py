@@ -249,6 +249,28 @@ def test_a_model_that_is_not_the_cards_is_refused(engine: Engine, tmp_path: Path
         Engine.open(path).verify()
 
 
+def test_a_member_that_does_not_match_its_hash_is_refused(engine: Engine, tmp_path: Path) -> None:
+    """The zip's own checksums are right here: whoever changed it used a zip tool."""
+    members = read_members(engine.path)
+    path = write_members(tmp_path / "odd.bw", {**members, "plans/b_1": b"plan B"})
+    odd = Engine.open(path)
+    for use in (odd.verify, lambda: odd.plan_bytes("b_1")):
+        with pytest.raises(EngineError, match="'plans/b_1' does not match its SHA-256"):
+            use()
+    with pytest.raises(EngineError, match=r"manifest and index differ on 'receipt\.json'"):
+        Engine.open(write_members(path, {**members, "receipt.json": members["card.json"]}))
+
+
+def test_a_change_that_only_the_checksum_shows_is_refused(engine: Engine, tmp_path: Path) -> None:
+    """Nothing hashes the manifest, and this one still reads well."""
+    data = engine.path.read_bytes()
+    path = tmp_path / "odd.bw"
+    path.write_bytes(data.replace(b'"boxwright": "0', b'"boxwright": "9'))
+    assert path.read_bytes() != data
+    with pytest.raises(EngineError, match=r"the checksum of member 'manifest\.json' is wrong"):
+        Engine.open(path)
+
+
 def test_a_file_that_changed_since_it_was_opened_is_refused(engine: Engine) -> None:
     other = Engine.write(engine.path, make_model(seed=1), RECEIPT, PLANS)
     with pytest.raises(EngineError, match="damaged"):
@@ -283,9 +305,13 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.bw")
-    with pytest.raises(EngineError, match="is not a file"):
-        Engine.open(tmp_path / "pipe.bw")
-    assert not is_engine_file(tmp_path / "pipe.bw")
+    # A writer of our own, so that a reader would fail instead of waiting for one.
+    writer = os.open(tmp_path / "pipe.bw", os.O_RDWR)
+    try:
+        with pytest.raises(EngineError, match="is not a file"):
+            Engine.open(tmp_path / "pipe.bw")
+    finally:
+        os.close(writer)
 
 
 @pytest.mark.parametrize("fingerprint", ["", "a/b", "../x", "ü", "a b", "x" * 201, ".hidden"])

@@ -71,6 +71,7 @@ def test_a_darknet_dump_in_our_terms(tmp_path: Path) -> None:
     assert (len(candidates), candidates.truncated) == (3, False)
     np.testing.assert_allclose(candidates.xyxy[0], [24, 8, 36, 12], rtol=1e-6)
     assert candidates.class_id.tolist() == [2, 2, 2]
+    np.testing.assert_allclose(candidates.score, 0.9, rtol=1e-6)
     assert set(reference.detections) == {0.005, 0.25}
     assert len(reference.detections[0.25][0]) == 0
 

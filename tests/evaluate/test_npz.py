@@ -53,6 +53,8 @@ def test_equal_arrays_give_equal_bytes(tmp_path: Path) -> None:
     arrays = {"a": np.arange(1000)}
     write_npz(tmp_path / "a.npz", arrays)
     write_npz(tmp_path / "b.npz", arrays)
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from boxwright.card import Nms, NmsKind
 from boxwright.errors import InputError
-from boxwright.evaluate.parity import ParityReport, Tolerances, compare
+from boxwright.evaluate.parity import ParityReport, Tolerances, compare, suppress
 from boxwright.evaluate.reference import Candidates, Reference, SampledTensor
 from boxwright.model import BOXES, SCORES
+from boxwright.postprocess import Postprocessor
+from boxwright.preprocess import Preprocessor
 from tests.evaluate.fakes import (
     HEIGHT,
     WIDTH,
@@ -148,6 +151,7 @@ def test_missing_and_extra_candidates() -> None:
 
     def add(outputs: Arrays) -> None:
         outputs[SCORES][0, 49, 0] = 0.7
+        outputs[BOXES][0, 49] = [52, 32, 59, 39]  # far from all others: it suppresses none
 
     missing = compare_changed(drop).boxes[0]
     assert (missing.missing, missing.extra, missing.ok) == (1, 0, False)
@@ -158,6 +162,9 @@ def test_missing_and_extra_candidates() -> None:
     extra = compare_changed(add).boxes[0]
     assert (extra.missing, extra.extra, extra.ok) == (0, 1, False)
     assert extra.unmatched[0].side == "subject"
+    # The subject's own list of candidates explains nothing: the other side never had it.
+    shown = compare_changed(add).boxes[1]
+    assert (shown.extra, shown.suppressed, shown.tied, shown.ok) == (1, 0, 0, False)
 
 
 def test_a_candidate_on_the_threshold_is_borderline() -> None:
@@ -179,7 +186,7 @@ def two_overlapping(first: float, second: float) -> Arrays:
 
 
 def test_a_tie_of_suppression_is_told_from_a_finding() -> None:
-    ours, theirs = two_overlapping(0.80001, 0.8), two_overlapping(0.8, 0.80001)
+    ours, theirs = two_overlapping(0.80003, 0.8), two_overlapping(0.8, 0.80005)
     report = compare(FakeRunner(ours), FakeRunner(theirs), make_images(), card=make_card())
     detections = report.boxes[1]
     assert (detections.matched, detections.tied, detections.suppressed) == (0, 2, 0)
@@ -201,6 +208,33 @@ def test_a_box_that_only_one_side_suppressed() -> None:
     detections = report.boxes[1]
     assert (detections.matched, detections.suppressed, detections.missing) == (1, 1, 0)
     assert not detections.ok
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+@pytest.mark.parametrize("kind", ["iou", "diou", "none"])
+def test_suppression_is_the_postprocessors(kind: NmsKind, multi_label: bool) -> None:
+    """The report speaks of what a user of the detector sees."""
+    random = np.random.default_rng(3)
+    corner = random.uniform(0, 25, (400, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(3, 30, (400, 2))], axis=1)
+    scores = random.uniform(0, 1, (400, 3)).astype(np.float32)
+    nms = Nms(kind, 0.45, 0.6, multi_label=multi_label)
+    card = dataclasses.replace(make_card(), nms=nms)
+    ours = suppress(boxes.astype(np.float32), scores, card, 0.25)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    _, geometry = Preprocessor(card).prepare(pixels)
+    processor = Postprocessor(card, score_threshold=0.25, clip=False)
+    theirs = processor(boxes.astype(np.float32), scores, geometry)
+    assert len(ours) == len(theirs) > 20
+    np.testing.assert_array_equal(ours.class_id, theirs.class_id)
+    np.testing.assert_allclose(ours.score, theirs.score)
+    np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=1e-4)
+
+
+def test_a_score_on_the_threshold_is_out() -> None:
+    boxes, scores = np.zeros((3, 4)), np.array([[0.25], [0.2500001], [np.nan]])
+    assert Candidates.above(boxes, scores, 0.25).row is not None
+    np.testing.assert_array_equal(Candidates.above(boxes, scores, 0.25).row, [1])
 
 
 def test_a_cut_list_proves_no_absence() -> None:
@@ -225,6 +259,8 @@ def test_a_sampled_reference_is_compared_where_it_has_values() -> None:
     (head,) = report.tensors
     assert (head.name, head.reference_name, head.compared) == ("raw", "x", 3)
     assert head.where == (0, 3, 4, 4)
+    assert head.max_abs == pytest.approx(1)
+    assert head.nrmse == pytest.approx(1 / np.linalg.norm(values))
 
 
 def test_a_fixed_batch_is_filled() -> None:

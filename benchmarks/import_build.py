@@ -21,6 +21,15 @@ from typing import Any
 from _environment import heading
 
 
+def _nothing(weights: str, cfg: str | None, folder: Path) -> None:
+    """What the libraries alone take."""
+    import numpy
+    import onnx
+    import onnxruntime
+
+    assert all((numpy, onnx, onnxruntime))
+
+
 def _import(weights: str, cfg: str | None, folder: Path) -> None:
     import boxwright
 
@@ -33,7 +42,7 @@ def _build(weights: str, cfg: str | None, folder: Path) -> None:
     boxwright.build(boxwright.Model.load(folder / "model.onnx"), output=folder / "model.bw")
 
 
-STEPS = {"import": _import, "build": _build}
+STEPS = {"libraries only": _nothing, "import": _import, "build": _build}
 
 
 def step(name: str, weights: str, cfg: str | None, folder: Path) -> None:

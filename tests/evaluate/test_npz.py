@@ -74,15 +74,19 @@ def lying_header(shape: str, payload: bytes = b"\0" * 8) -> bytes:
     [
         # Claims a petabyte: refused before it is allocated.
         ({"a.npy": lying_header("(1000000, 1000000, 1000)")}, "stated"),
-        ({"a.npy": lying_header("(-1,)")}, "shape"),
+        ({"a.npy": lying_header("(-1,)")}, "only arrays"),
         ({"a.npy": lying_header("(2,)")}, "stated"),
         ({"a.npy": lying_header("(1,)")[:-3]}, "stated"),
         ({"a.npy": b"\x93NUMPY\x09\x00"}, "format"),
-        ({"a.npy": b""}, "npz"),
-        ({"a.npy": npy(np.array([{}], object), allow_pickle=True)}, "not read"),
-        ({"a.npy": npy(np.zeros(2, [("x", "f4")]))}, "not read"),
+        ({"a.npy": b""}, "format"),
+        # A header that numpy's own reader tries to repair as Python 2 wrote it.
+        ({"a.npy": lying_header("(1L,)")}, "only arrays"),
+        ({"a.npy": lying_header("(1,").replace(b"}", b" ")}, "only arrays"),
+        ({"a.npy": b"\x93NUMPY\x01\x00\x76"}, "npz"),
+        ({"a.npy": npy(np.array([{}], object), allow_pickle=True)}, "only arrays"),
+        ({"a.npy": npy(np.zeros(2, [("x", "f4")]))}, "only arrays"),
         ({"a.txt": b"hello"}, "member"),
-        ({"a.npy": b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535}, "npz"),
+        ({"a.npy": b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535}, "header"),
     ],
 )
 def test_a_hostile_member_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import struct
 import tracemalloc
 import zipfile
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RECEIPT = {"schema": 1, "build": {"backend": "none", "unit": "ms"}, "text": "größer"}
-PLANS = {"b_1": b"plan b", "a_1.2+x-y": b"plan a" * 100_000}
+# The second is longer than what is read at a time, and no part of it like another.
+PLANS = {"b_1": b"plan b", "a_1.2+x-y": random.Random(0).randbytes((2 << 20) + 5)}
 
 
 @pytest.fixture
@@ -346,4 +348,4 @@ def test_what_an_engine_file_starts_with(engine: Engine, tmp_path: Path) -> None
 def test_the_manifest_states_the_hash_of_the_model(engine: Engine) -> None:
     manifest = json.loads(read_members(engine.path)["manifest.json"])
     assert manifest["members"]["model.onnx"]["sha256"] == engine.model_sha256
-    assert Path(engine.path).stat().st_size < 2_000_000
+    assert Path(engine.path).stat().st_size < 3_000_000

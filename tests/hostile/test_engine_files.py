@@ -12,7 +12,7 @@ import pytest
 from boxwright import backends
 from boxwright.engine import Engine
 from boxwright.errors import BoxwrightError, EngineError
-from tests.engines import read_members, reseal
+from tests.engines import read_members, reseal, write_members
 from tests.hostile.mutate import mutations
 from tests.models import make_images, make_model
 
@@ -104,6 +104,31 @@ def test_a_plan_of_another_model_is_refused(sound: Engine, tmp_path: Path) -> No
         sound.plans[0], other.plan_bytes(other.plans[0]), tmp_path / "crafted.bw"
     )
     with pytest.raises(EngineError, match=r"does not go with its card: 'images' must be uint8"):
+        backends.load(crafted)
+
+
+def test_a_wrong_claim_about_the_model_does_not_reach_anothers_cached_plan(
+    sound: Engine, tmp_path: Path
+) -> None:
+    """The cache goes by the model's hash, so a file must not be believed about its own."""
+    bare = Engine.write(tmp_path / "bare.bw", sound.model(), sound.receipt, {})
+    backends.load(bare).close()  # now the cache holds a plan for this model
+    members = read_members(bare.path)
+    other = make_model(seed=7, channels=4)
+    manifest = members["manifest.json"]
+    path = write_members(
+        tmp_path / "crafted.bw",
+        {
+            **members,
+            "model.onnx": other.to_bytes(),
+            "manifest.json": manifest.replace(
+                b'"size": %d' % len(members["model.onnx"]), b'"size": %d' % len(other.to_bytes())
+            ),
+        },
+    )
+    crafted = Engine.open(path)
+    assert crafted.model_sha256 == bare.model_sha256
+    with pytest.raises(EngineError, match=r"'model\.onnx' does not match its SHA-256"):
         backends.load(crafted)
 
 

@@ -1,8 +1,8 @@
 """Rewriting Mish so that ONNX Runtime's CPU kernels run it fast.
 
 The portable graph writes Mish as ``x * Tanh(Softplus(x))``, which TensorRT and OpenVINO
-recognise. ONNX Runtime has no kernel for it, and its Softplus and Tanh take two thirds of
-a YOLOv4's time. With ``e = exp(min(x, 20))`` and ``n = e * (e + 2)``::
+recognise. ONNX Runtime has no kernel for it, and its Softplus and Tanh take half of a
+YOLOv4's time (``benchmarks/mish.py`` compares the ways to write it). With ``e = exp(min(x, 20))`` and ``n = e * (e + 2)``::
 
     tanh(log(1 + e)) = ((1 + e)² - 1) / ((1 + e)² + 1) = n / (n + 2)
 

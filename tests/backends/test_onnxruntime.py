@@ -18,7 +18,7 @@ from boxwright import backends
 from boxwright.backends.onnxruntime import OnnxRuntimeBackend, lowering
 from boxwright.backends.onnxruntime.session import open_session, session_options
 from boxwright.backends.options import make_spec
-from boxwright.errors import BackendUnavailableError, BuildError, InputError
+from boxwright.errors import BackendUnavailableError, BuildError, EngineError, InputError
 from tests.backends.conformance import BackendConformance
 from tests.models import GraphBuilder, make_images, make_model
 
@@ -121,6 +121,19 @@ def test_the_fingerprint_tells_machines_versions_and_profiles_apart(
     monkeypatch.setattr("boxwright.backends.onnxruntime._version", lambda: "9.9.9")
     prints.add(backend.fingerprint(spec))
     assert len(prints) == 5
+
+
+def test_names_that_are_no_text_are_an_error_said_once(
+    engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime cannot decode its own message then; it would print that and try again."""
+    plan = engine.plan_bytes(engine.plans[0])
+    damaged = plan.replace(b"QuickGelu", b"Quick\xff\xfelu")
+    assert damaged != plan
+    crafted = engine.with_plan(engine.plans[0], damaged, tmp_path / "crafted.bw")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        backends.load(crafted)
+    assert capfd.readouterr() == ("", "")
 
 
 # Uses ONNX Runtime in every way we do, in a home of its own.

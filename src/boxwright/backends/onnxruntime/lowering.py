@@ -2,7 +2,8 @@
 
 The portable graph writes Mish as ``x * Tanh(Softplus(x))``, which TensorRT and OpenVINO
 recognise. ONNX Runtime has no kernel for it, and its Softplus and Tanh take half of a
-YOLOv4's time (``benchmarks/mish.py`` compares the ways to write it). With ``e = exp(min(x, 20))`` and ``n = e * (e + 2)``::
+YOLOv4's time; ``benchmarks/mish.py`` compares the ways to write it. The one used here has
+``e = exp(min(x, 20))`` and ``n = e * (e + 2)``::
 
     tanh(log(1 + e)) = ((1 + e)² - 1) / ((1 + e)² + 1) = n / (n + 2)
 

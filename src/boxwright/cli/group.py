@@ -114,9 +114,6 @@ def _guard(work: Callable[[], int], settings: Settings) -> int:
     """Run `work`; turn whatever it raises into one message and an exit code."""
     try:
         return work()
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_USAGE
     except click.UsageError as error:
         if settings.json:
             return _fail(settings, "UsageError", error.format_message(), EXIT_USAGE)

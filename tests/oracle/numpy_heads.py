@@ -9,14 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.oracle.numpy_darknet import (
-    Array,
-    Section,
-    integer,
-    numbers,
-    real,
-    sigmoid,
-)
+from tests.oracle.numpy_layers import Array, Section, integer, numbers, real, sigmoid
 
 Decoded = tuple[Array, Array]
 
@@ -43,11 +36,14 @@ def corners(x: Array, y: Array, w: Array, h: Array, size: tuple[int, int]) -> Ar
 
 
 def anchors_of(section: Section) -> Array:
-    """The anchors a head uses, ``(n, 2)``."""
-    every = np.array(numbers(section["anchors"])).reshape(-1, 2)
+    """The anchors a head uses, ``(n, 2)``; those the cfg lacks are 0.5 (make_yolo_layer)."""
+    listed = numbers(section["anchors"])
+    every = np.full(2 * integer(section, "num", 1), 0.5)
+    every[: len(listed)] = listed[: len(every)]
+    pairs: Array = every.reshape(-1, 2)
     if "mask" in section:
-        return every[[int(n) for n in numbers(section["mask"])]]
-    return every
+        return pairs[[int(n) for n in numbers(section["mask"])]]
+    return pairs
 
 
 def yolo(section: Section, raw: Array, size: tuple[int, int]) -> Decoded:

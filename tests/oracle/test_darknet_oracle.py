@@ -14,8 +14,9 @@ from boxwright.evaluate.parity import compare
 from boxwright.evaluate.tensors import nrmse
 from boxwright.model import BOXES, SCORES
 from tests.oracle.conftest import SEEDED, SEEDED_SLOW, TRAINED, Case
-from tests.oracle.numpy_darknet import parse_cfg, sigmoid
+from tests.oracle.numpy_darknet import parse_cfg
 from tests.oracle.numpy_heads import DECODERS
+from tests.oracle.numpy_layers import sigmoid
 
 
 def test_every_recorded_network_is_tested(oracle_dir: Path) -> None:

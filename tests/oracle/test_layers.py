@@ -19,12 +19,12 @@ from boxwright.importers import import_model
 from boxwright.model import BOXES, IMAGES, SCORES
 from tests.oracle.conftest import make_seeded_weights
 from tests.oracle.numpy_darknet import (
-    ACTIVATIONS,
     HeadResult,
     NumpyDarknet,
     RandomWeights,
     parse_cfg,
 )
+from tests.oracle.numpy_layers import ACTIVATIONS
 
 HEIGHT, WIDTH, CLASSES = 24, 32, 3
 

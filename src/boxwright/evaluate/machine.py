@@ -17,8 +17,8 @@ from typing import Any, Self
 from boxwright.environment import describe_environment, usable_cores
 from boxwright.evaluate import gpu
 
-# Above these the machine is called noisy. Measured on an idle two-core machine: rounds
-# vary by 1 to 3 %, others use less than 0.02 cores.
+# Above these the machine is called noisy: where they are exceeded, a difference of a few
+# per cent between two contenders may be the machine's.
 MAX_VARIATION = 0.05
 MAX_OTHERS = 0.1
 MAX_STEAL = 0.01

@@ -136,6 +136,19 @@ def test_names_that_are_no_text_are_an_error_said_once(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_dimension_whose_name_is_no_text_is_an_error(tmp_path: Path) -> None:
+    model = make_model()
+    for value in (*model.proto.graph.input, *model.proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "BATCHSIZE"
+    engine = backends.build(model, output=tmp_path / "x.bw")
+    plan = engine.plan_bytes(engine.plans[0])
+    damaged = plan.replace(b"BATCHSIZE", b"\xff" * 9)
+    assert damaged != plan
+    crafted = engine.with_plan(engine.plans[0], damaged, tmp_path / "crafted.bw")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        backends.load(crafted)
+
+
 # Uses ONNX Runtime in every way we do, in a home of its own.
 QUIET = """
 import sys, numpy as np

@@ -16,7 +16,7 @@ from boxwright.cli.common import Settings, Verb, note, print_json
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
-    from boxwright.evaluate.report import ParityReport
+    from boxwright.evaluate.parity_report import ParityReport
     from boxwright.progress import ProgressCallback
     from boxwright.runs import FileResult
     from boxwright.samples import Sample

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from boxwright.card import ModelCard
-    from boxwright.evaluate.report import ParityReport
+    from boxwright.evaluate.parity_report import ParityReport
 
 _PATH = click.Path(path_type=Path)
 

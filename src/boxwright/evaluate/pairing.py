@@ -8,7 +8,7 @@ import numpy as np
 
 from boxwright.boxes import iou_xyxy
 from boxwright.evaluate.matching import Pairs, box_error, match
-from boxwright.evaluate.report import BoxParity, Reason, UnmatchedBox
+from boxwright.evaluate.parity_report import BoxParity, Reason, UnmatchedBox
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

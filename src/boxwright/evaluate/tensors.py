@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from boxwright.evaluate.report import TensorParity
+from boxwright.evaluate.parity_report import TensorParity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -57,14 +57,15 @@ def parse_cfg(text: str) -> list[Section]:
     """Sections in order, the section's name under the key ``""``."""
     sections: list[Section] = []
     for line in text.splitlines():
-        line = line.split("#")[0].split(";")[0].strip()
+        # utils.c, strip: blanks go wherever they stand, so "4 5" is 45.
+        line = "".join(line.split("#")[0].split(";")[0].split())
         if not line:
             continue
         if line.startswith("["):
-            sections.append({"": line[1 : line.index("]")].strip().lower()})
+            sections.append({"": line[1 : line.index("]")].lower()})
         else:
             key, _, value = line.partition("=")
-            sections[-1][key.strip()] = value.strip()
+            sections[-1][key] = value
     return sections
 
 

@@ -21,8 +21,7 @@ def real(section: Section, key: str, default: float) -> float:
 
 
 def numbers(text: str) -> list[float]:
-    """A list as Darknet reads it: of each part, atof takes the number it begins with."""
-    return [float(part.split()[0]) for part in text.split(",") if part.strip()]
+    return [float(part) for part in text.split(",") if part]
 
 
 def convolve(

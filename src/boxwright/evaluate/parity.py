@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from boxwright import nms
 from boxwright.errors import InputError
 from boxwright.evaluate.pairing import BoxDifference
-from boxwright.evaluate.reference import Candidates
 from boxwright.evaluate.parity_report import BoxParity, ParityReport, TensorParity, UnmatchedBox
+from boxwright.evaluate.reference import Candidates
 from boxwright.evaluate.subject import Answer, Comparable, Side, open_side, read_images
 from boxwright.evaluate.tensors import TensorDifference
 from boxwright.evaluate.tolerances import Tolerances

@@ -182,6 +182,15 @@ class Engine:
         """The SHA-256 that the manifest states for the portable graph."""
         return self._entries[_MODEL].sha256
 
+    @property
+    def content_sha256(self) -> str:
+        """One SHA-256 over all that the manifest states, the receipt excepted.
+
+        It is the same before and after evidence was added to the receipt.
+        """
+        listing = {name: e.sha256 for name, e in self._entries.items() if name != _RECEIPT}
+        return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+
     def model(self) -> Model:
         """The portable graph, its hash verified.
 

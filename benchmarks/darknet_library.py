@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from boxwright import backends
 from boxwright.card import ModelCard
+from boxwright.images import load_image
 from boxwright.importers import import_model
 
 Floats = NDArray[np.float32]
@@ -106,8 +107,9 @@ def compare(
     """Largest differences over all candidates that either side finds."""
     model = import_model(weights, cfg=cfg)
     height, width = model.card.input_size
-    pixels = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
-    pixels = cv2.resize(pixels, (width, height)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.asarray(
+        cv2.resize(load_image(picture), (width, height)), np.uint8
+    )
     with backends.load(model, backend="onnxruntime") as runner:
         out = runner.infer({"images": pixels[None]})
     boxes, scores = out["boxes"][0], out["scores"][0].copy()
@@ -136,7 +138,8 @@ def _in_our_order(card: ModelCard, boxes: Floats, scores: Floats) -> tuple[Float
     """YOLOv1 boxes come in pixels; YOLOv2's come anchor by anchor instead of cell by cell."""
     head, (height, width) = card.heads[0], card.input_size
     if head.kind == "detection":
-        return boxes / np.array([width, height] * 2, np.float32), scores
+        side = np.array([width, height] * 2, np.float32)
+        return np.divide(boxes, side, dtype=np.float32), scores
     if head.kind == "region":
         order = np.arange(len(boxes)).reshape(len(head.anchors), -1).T.ravel()
         return boxes[order], scores[order]

@@ -8,6 +8,7 @@ the darkest and lightest left out. The same result gives the same bytes.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ _STYLE = {
     # Text stays text: small, searchable, in the reader's own font.
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -241,6 +243,14 @@ def _finish(figure: Any, axes: Any, columns: int) -> str:
         format="svg",
         metadata={"Date": None, "Creator": None, "Type": None, "Format": None},
     )
-    text = content.getvalue()
-    # The XML prologue and the doctype's address have no place inside an HTML page.
-    return text[text.index("<svg") :]
+    return _trim(content.getvalue())
+
+
+def _trim(svg: str) -> str:
+    """What a page needs of it: no XML prologue, no names that nothing refers to.
+
+    Matplotlib calls the parts of every figure alike, and a page may hold several.
+    """
+    svg = svg[svg.index("<svg") :]
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg))
+    return re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)

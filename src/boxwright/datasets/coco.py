@@ -69,13 +69,11 @@ def _sections(path: Path, content: Any) -> dict[str, list[Any]]:
     if not isinstance(content, dict) or not all(
         isinstance(content.get(name), list) for name in sections
     ):
+        keys = ", ".join(map(str, [*content][:6])) if isinstance(content, dict) else ""
+        received = f"one with {keys or 'nothing'}" if isinstance(content, dict) else "none"
         raise InputError(
-            f"{path} must be {_WHAT}, an object with lists {', '.join(sections)}, got "
-            + (
-                f"one with {', '.join(map(str, [*content][:6]))}"
-                if isinstance(content, dict)
-                else f"a {type(content).__name__}; results without labels cannot be evaluated against"
-            )
+            f"{path} must be {_WHAT}, an object with lists {', '.join(sections)}, got {received}; "
+            "results without labels are not enough"
         )
     return content
 

@@ -137,10 +137,6 @@ class Dataset:
         """The first `count` images."""
         return replace(self, images=self.images[:count])
 
-    def without(self, paths: frozenset[Path]) -> Dataset:
-        """The same without some images."""
-        return replace(self, images=tuple(i for i in self.images if i.path not in paths))
-
     @cached_property
     def sha256(self) -> str:
         """SHA-256 over class names, image list and labels, as 64 hexadecimal digits.

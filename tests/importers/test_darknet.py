@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from boxwright.card import Nms
-from boxwright.errors import ImportFailedError
+from boxwright.errors import CfgError, ImportFailedError
 from boxwright.files import sha256_file
 from boxwright.importers import formats, import_model
 from boxwright.model import Model
@@ -85,6 +85,14 @@ def test_size_may_differ_from_the_cfgs(weights: Path) -> None:
     assert import_model(weights, size=16).card.input_size == (16, 16)
     with pytest.raises(ImportFailedError, match="size must be 1 to 16384"):
         import_model(weights, size=0)
+
+
+def test_a_size_that_does_not_fit_is_named(weights: Path) -> None:
+    body = "[maxpool]\nstride=2\n[upsample]\n[route]\nlayers=-1,0\n"
+    text = cfg_text("[convolutional]\n" + body)
+    weights.with_suffix(".cfg").write_text(text)
+    with pytest.raises(CfgError, match=r"must agree \(with the size given, 7x8; most networks"):
+        import_model(weights, size=(7, 8))
 
 
 def test_where_the_cfg_is_looked_for(weights: Path) -> None:

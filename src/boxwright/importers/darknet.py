@@ -15,7 +15,7 @@ from boxwright.darknet.layers import Head
 from boxwright.darknet.network import Network, read_network
 from boxwright.darknet.onnx import to_onnx
 from boxwright.darknet.weights import WeightsReader
-from boxwright.errors import ImportFailedError
+from boxwright.errors import CfgError, ImportFailedError, UnsupportedError
 from boxwright.files import sha256_file
 from boxwright.importers.registry import ImportRequest
 from boxwright.model import Model
@@ -48,7 +48,7 @@ class DarknetImporter:
             ImportFailedError: With the file and, for a cfg, the line and the section.
         """
         cfg = request.cfg if request.cfg is not None else _find_cfg(request.weights)
-        network = read_network(cfg, request.size)
+        network = _read_network(cfg, request.size)
         names, names_file = _class_names(request, cfg, network.heads[0].classes)
         with WeightsReader(request.weights, network) as weights:
             proto, head_tensors = to_onnx(network, weights, request.progress)
@@ -86,6 +86,20 @@ class DarknetImporter:
 
 
 IMPORTER = DarknetImporter()
+
+
+def _read_network(cfg: Path, size: tuple[int, int] | None) -> Network:
+    try:
+        return read_network(cfg, size)
+    except CfgError as error:
+        if size is None or isinstance(error, UnsupportedError):
+            raise
+        height, width = size
+        reason = (
+            f"{error.reason} (with the size given, {height}x{width}; "
+            "most networks need multiples of 32)"
+        )
+        raise CfgError(error.path, error.line, error.section, reason) from error
 
 
 def _card_head(network: Network, head: Head, tensors: dict[int, str]) -> CardHead:

@@ -130,9 +130,6 @@ def examine(cfg: Path, arguments: argparse.Namespace) -> Row:
 
 def fill(row: Row, cfg: Path, folder: Path, arguments: argparse.Namespace) -> None:
     sections = sections_of(cfg)
-    if not any(section[""] in HEADS for section in sections):
-        row.result, row.reason = "no detector", "it has no detection head"
-        return
     trained = cfg.with_suffix(".weights")
     recorded = recorded_reference(cfg, trained.is_file(), arguments)
     # What Darknet recorded holds for the cfg as it is.
@@ -143,7 +140,7 @@ def fill(row: Row, cfg: Path, folder: Path, arguments: argparse.Namespace) -> No
     if unmade:
         # Without weights only a refusal can be seen: it comes before they are read.
         weights.write_bytes(np.array([0, 2, 5, 0, 0], np.int32).tobytes())
-    class_count = next(int(s["classes"]) for s in sections if s[""] in HEADS)
+    class_count = next((int(s["classes"]) for s in sections if s[""] in HEADS), 1)
     names = [f"class {i}" for i in range(class_count)]
     try:
         model = import_model(weights, cfg=capped, names=names)

@@ -12,6 +12,8 @@ import boxwright
 # Packages that an extra may bring; none may be needed to import a module.
 OPTIONAL = (
     "yaml",
+    "faster_coco_eval",
+    "pycocotools",
     "torch",
     "tensorflow",
     "tensorrt",

@@ -35,6 +35,7 @@ VERBS = {
     "build": ("boxwright.cli.build", "Build an engine from a model."),
     "detect": ("boxwright.cli.detect", "Detect objects in images."),
     "verify": ("boxwright.cli.verify", "Measure how far a model or engine is from a reference."),
+    "eval": ("boxwright.cli.eval", "Measure accuracy on labelled images."),
     "bench": ("boxwright.cli.bench", "Measure how fast a detector is, and where its time goes."),
     "demo": ("boxwright.cli.demo", "Fetch a small detector and see it work."),
 }

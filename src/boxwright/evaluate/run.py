@@ -78,7 +78,7 @@ class Evaluation:
         return {
             "accuracy": self.accuracy.to_dict(curves=curves),
             "dataset": self.dataset.to_dict(),
-            "classes": self.class_map.to_dict(),
+            "class_map": self.class_map.to_dict(),
             "model": dict(self.model),
             "settings": dict(self.settings),
             "unreadable": dict(self.unreadable),

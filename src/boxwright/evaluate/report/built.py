@@ -1,0 +1,115 @@
+"""What was built, and from what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from boxwright.evaluate.report.evidence import Evidence
+from boxwright.evaluate.report.layout import section
+from boxwright.evaluate.report.markup import Html, el, facts, fold, table
+from boxwright.evaluate.report.numbers import duration
+from boxwright.files import human_size
+
+
+def render(evidence: Evidence) -> Html:
+    """The section."""
+    return section(
+        "What was built",
+        "The files it was made from and the files that were made, each with its SHA-256, so "
+        "that both can be told from others of the same name.",
+        _facts(evidence),
+        el("h3", "Made from"),
+        _files([(f.name, f.size, f.sha256) for f in evidence.card.source_files]),
+        _made(evidence),
+        _layers(evidence.receipt),
+        _transforms(evidence),
+        _classes(evidence.card.class_names),
+    )
+
+
+def _facts(evidence: Evidence) -> Html:
+    card, build = evidence.card, _mapping(evidence.receipt.get("build"))
+    nms = card.nms
+    height, width = card.input_size
+    seconds = build.get("seconds")
+    return facts(
+        [
+            ("network", card.family),
+            ("source format", card.source_format),
+            ("input", f"{width} × {height} pixels, {card.resize}"),
+            ("candidates", sum(head.rows for head in card.heads) or None),
+            ("score threshold", f"{card.score_threshold:g}"),
+            ("suppression", f"{nms.kind}, {nms.iou_threshold:g}"),
+            ("backend", build.get("backend")),
+            ("precision", build.get("precision")),
+            ("plan", build.get("fingerprint")),
+            ("building took", duration(seconds) if isinstance(seconds, int | float) else None),
+            ("licence", card.licence or "not stated"),
+        ]
+    )
+
+
+def _files(rows: list[tuple[str, int, str]]) -> Html:
+    if not rows:
+        return el("p", "The card names no source files.", class_="soft")
+    cells = [(n, human_size(s), el("span", h, class_="hash")) for n, s, h in rows]
+    return table(("file", "size", "SHA-256"), cells, numbers=("size",))
+
+
+def _made(evidence: Evidence) -> list[Html]:
+    if not evidence.files:
+        return []
+    rows = [(file.name, file.size, file.sha256) for file in evidence.files]
+    return [el("h3", "Made"), _files(rows)]
+
+
+def _layers(receipt: Any) -> Html | None:
+    layers = _mapping(receipt.get("layers"))
+    rows = [
+        (kind, operator, count)
+        for kind, counts in layers.items()
+        for operator, count in sorted(
+            _mapping(counts).items(), key=lambda item: (-_count(item[1]), item[0])
+        )
+    ]
+    if not rows:
+        return None
+    totals = ", ".join(
+        f"{sum(map(_count, _mapping(counts).values()))} in {kind}"
+        for kind, counts in layers.items()
+    )
+    return fold(
+        f"What each layer really runs in: {totals}",
+        table(("precision", "operator", "nodes"), rows, numbers=("nodes",)),
+    )
+
+
+def _transforms(evidence: Evidence) -> Html | None:
+    rows = [
+        (
+            step.name,
+            _pairs(step.parameters) or "–",
+            _pairs(step.effect) or "–",
+            _pairs(step.versions),
+        )
+        for step in evidence.card.transforms
+    ]
+    if not rows:
+        return None
+    return fold("Steps on the way", table(("step", "settings", "effect", "versions"), rows))
+
+
+def _classes(names: tuple[str, ...]) -> Html:
+    return fold(f"All {len(names)} classes", el("p", ", ".join(names)))
+
+
+def _pairs(content: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in content.items())
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

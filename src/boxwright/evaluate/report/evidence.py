@@ -1,0 +1,163 @@
+"""What a report is about, gathered from an engine's receipt and from finer records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from boxwright.engine import Engine
+from boxwright.files import sha256_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from boxwright.card import ModelCard
+    from boxwright.evaluate.report.pictures import Picture
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the verdict.
+
+    Attributes:
+        name: What was checked.
+        ok: The outcome; ``None`` where it was not measured.
+        detail: The numbers, or why it was not measured.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class BuiltFile:
+    """A file that was made."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a report shows. What is ``None`` or empty was not measured.
+
+    Attributes:
+        card: The model's card.
+        receipt: The engine's receipt.
+        engine: The engine's file name, for commands.
+        files: What was made.
+        parity: As ``ParityReport.to_dict`` has them.
+        consistency: As ``ConsistencyCheck.to_dict`` has them.
+        accuracy: The engine's, as ``Evaluation.to_dict`` has it.
+        source_accuracy: The source's, likewise.
+        drop: The difference of the two, with an interval where there is one.
+        confusion: As ``Confusion.to_dict`` has it.
+        speed: As ``BenchmarkResult.to_dict`` or the receipt has it.
+        charts: SVG drawings of our own, by name.
+        pictures: To be shown.
+        budgets: Those that were stated.
+        commands: How to repeat it, one command each.
+        remarks: What a reader has to know besides.
+    """
+
+    card: ModelCard
+    receipt: Json
+    engine: str
+    files: tuple[BuiltFile, ...] = ()
+    parity: tuple[Json, ...] = ()
+    consistency: tuple[Json, ...] = ()
+    accuracy: Json | None = None
+    source_accuracy: Json | None = None
+    drop: Json | None = None
+    confusion: Json | None = None
+    speed: Json | None = None
+    charts: Mapping[str, str] = field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
+    budgets: tuple[Check, ...] = ()
+    commands: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def checks(self) -> list[Check]:
+        """All checks, budgets first."""
+        return [*self.budgets, *map(parity_check, self.parity), *self._without_parity()]
+
+    def _without_parity(self) -> list[Check]:
+        found = []
+        if not self.parity:
+            found.append(Check("Parity with the source", None, "not measured"))
+        found.append(consistency_check(self.consistency))
+        if self.accuracy is None:
+            found.append(Check("Accuracy on labelled images", None, "not measured"))
+        if self.speed is None:
+            found.append(Check("Speed", None, "not measured"))
+        return found
+
+    @property
+    def ok(self) -> bool:
+        """Something was checked, and all that was checked passed."""
+        outcomes = [check.ok for check in self.checks() if check.ok is not None]
+        return bool(outcomes) and all(outcomes)
+
+
+def parity_check(report: Json) -> Check:
+    """A parity report in one line."""
+    images = report.get("images", 0)
+    worst = max((float(t.get("nrmse") or 0) for t in report.get("tensors", ())), default=0.0)
+    boxes = [b for b in report.get("boxes", ()) if b.get("stage") == "detections"]
+    parts = [f"{images} image{'' if images == 1 else 's'}"]
+    if report.get("tensors"):
+        parts.append(f"tensors within {worst:.1e} (nrmse)")
+    if boxes:
+        matched = sum(int(b.get("matched", 0)) for b in boxes)
+        expected = sum(int(b.get("reference_count", 0)) for b in boxes)
+        parts.append(f"{matched} of {expected} detections matched")
+    name = f"Computes what {report.get('reference', 'the reference')} computes"
+    return Check(name, bool(report.get("ok")), ", ".join(parts))
+
+
+def consistency_check(checks: Sequence[Json]) -> Check:
+    """All checks of self-consistency in one line."""
+    name = "Agrees with itself"
+    ran = [check for check in checks if not check.get("skipped")]
+    if not ran:
+        return Check(name, None, "not measured")
+    failed = [str(check.get("name")) for check in ran if not check.get("ok")]
+    if failed:
+        return Check(name, False, f"failed: {', '.join(failed)}")
+    same = sum(bool(check.get("identical")) for check in ran)
+    return Check(name, True, f"{len(ran)} checks, {same} of them identical to the bit")
+
+
+def of_engine(path: Path) -> Evidence:
+    """The evidence that an engine's own receipt holds.
+
+    Raises:
+        EngineError: The file is missing or damaged.
+    """
+    engine = Engine.open(path)
+    receipt = engine.receipt
+    accuracy = receipt.get("accuracy")
+    return Evidence(
+        card=engine.card,
+        receipt=receipt,
+        engine=path.name,
+        files=(BuiltFile(path.name, path.stat().st_size, sha256_file(path)),),
+        parity=tuple(_reports(receipt)),
+        consistency=tuple(_mappings(receipt.get("consistency"))),
+        accuracy=accuracy if isinstance(accuracy, dict) and "accuracy" in accuracy else None,
+        speed=receipt["speed"] if isinstance(receipt.get("speed"), dict) else None,
+    )
+
+
+def _reports(receipt: Json) -> list[Json]:
+    found = receipt.get("verified")
+    return [item for item in _mappings(found) if "tensors" in item or "boxes" in item]
+
+
+def _mappings(value: object) -> list[Json]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -20,10 +20,10 @@ from boxwright.engine import Engine
 from boxwright.errors import BoxwrightError
 from boxwright.importers import import_model
 from boxwright.model import Model
-from tests.darknet.cfgs import cfg_text, random_weights, write_weights
-from tests.darknet.test_onnx import LAYERS
+from tests.darknet.cfgs import random_weights, write_weights
 from tests.hostile.mutate import mutations
 from tests.models import make_model
+from tests.oracle.test_layers import NETWORKS
 
 # A network that the damage made larger is imported, but not run: it is slow, not broken.
 _RUN_AT_MOST = 1 << 22
@@ -151,16 +151,16 @@ def _shuffle_lines(data: bytes, chance: random.Random) -> bytes:
 
 def _sound_cfgs(folder: Path) -> list[Path]:
     paths = []
-    for name, body in LAYERS.items():
+    for name, text in NETWORKS.items():
         path = folder / f"{name}.cfg"
-        path.write_text(cfg_text(body))
+        path.write_text(text)
         paths.append(path)
     return paths
 
 
 def _sound_weights(folder: Path) -> list[Path]:
     cfg = folder / "sound.cfg"
-    cfg.write_text(cfg_text(LAYERS["batch_norm"] + LAYERS["shortcut_weights"]))
+    cfg.write_text(NETWORKS["shortcut with softmax weights"])
     network = read_network(cfg)
     paths = []
     for name, version in (("new", (0, 2, 5)), ("old", (0, 1, 0))):

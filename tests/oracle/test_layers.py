@@ -68,6 +68,7 @@ LAYERS = {
     "maxpool with strides that differ": section("maxpool", size=2, stride_x=2, stride_y=1),
     "maxpool over channels": section("maxpool", maxpool_depth=1, out_channels=4),
     "a blur after maxpool": section("maxpool", size=2, stride=2, antialiasing=1),
+    "maxpool over channels with a rest": section("maxpool", maxpool_depth=1, out_channels=3),
     "local_avgpool": section("local_avgpool", size=3, stride=1),
     "local_avgpool with stride": section("local_avgpool", size=2, stride=2),
     "upsample": section("upsample", stride=2),
@@ -104,6 +105,10 @@ LAYERS = {
     + conv(8, 1, activation="logistic")
     + section("scale_channels", **{"from": -3}),
     "spatial attention": conv(8, 1, activation="logistic") + section("sam", **{"from": -2}),
+    "attention with an activation": conv(8, 1, activation="logistic")
+    + section("sam", **{"from": -2}, activation="leaky"),
+    "a scale for each place": conv(1, 1, activation="logistic")
+    + section("scale_channels", **{"from": -2}, scale_wh=1),
     "batchnorm": section("batchnorm"),
     "dropout": section("dropout", probability=0.5),
     **{f"activation {name}": conv(activation=name) for name in ACTIVATIONS},
@@ -124,6 +129,17 @@ HEADS = {
     + yolo(scale_x_y=1.1).replace("[yolo]", "[Gaussian_yolo]"),
     "region": RAW
     + section("region", anchors="1,1.5, 2,1", num=2, classes=CLASSES, coords=4, softmax=1),
+    **{
+        f"Gaussian yolo, {point}": conv(
+            2 * (9 + CLASSES), 1, batch_normalize=0, activation="linear"
+        )
+        + yolo(yolo_point=point).replace("[yolo]", "[Gaussian_yolo]")
+        for point in ("left_top", "right_bottom")
+    },
+    "region without softmax": RAW
+    + section("region", anchors="1,1.5, 2,1", num=2, classes=CLASSES, coords=4),
+    "region with a floor": RAW
+    + section("region", anchors="1,1.5, 2,1", num=2, classes=CLASSES, softmax=1, classfix=-1),
     "detection": section("connected", output=4 * (CLASSES + 5 * 2), activation="linear")
     + section("detection", classes=CLASSES, coords=4, side=2, num=2, rescore=1, sqrt=1, softmax=0),
     "detection after local layers": section("local", filters=4, size=3, stride=2, pad=1)
@@ -136,6 +152,12 @@ HEADS = {
 NETWORKS = {
     **{name: NET + conv(stride=2) + layers + RAW + yolo() for name, layers in LAYERS.items()},
     **{f"head {name}": NET + conv(stride=2) + head for name, head in HEADS.items()},
+    "crop": NET + section("crop", crop_height=16, crop_width=20) + conv() + RAW + yolo(),
+    "crop as it is": NET
+    + section("crop", crop_height=17, crop_width=19, noadjust=1)
+    + conv()
+    + RAW
+    + yolo(),
 }
 
 

@@ -53,6 +53,7 @@ DEFAULT_BATCHES = (1, 2, 4, 8)
 
 _SYNTHETIC_IMAGES = 4
 _MAX_BATCH = 1024
+_GPU_BACKENDS = ("tensorrt", "rtx")
 # Images whose detections are compared, of those that are measured.
 _COMPARED = 8
 
@@ -174,7 +175,8 @@ def benchmark(
             cfg=cfg,
         ) as contenders,
     ):
-        result = run_contenders(contenders, files, plan=chosen, progress=progress)
+        gpus = _gpus(device, contenders)
+        result = run_contenders(contenders, files, plan=chosen, gpus=gpus, progress=progress)
     notes = list(result.notes)
     if described["source"] == "synthetic":
         notes.append(
@@ -194,6 +196,7 @@ def run_contenders(
     files: Sequence[bytes],
     *,
     plan: Plan | None = None,
+    gpus: tuple[int, ...] = (),
     clock: Clock = monotonic_ns,
     progress: ProgressCallback = silent,
 ) -> BenchmarkResult:
@@ -203,6 +206,7 @@ def run_contenders(
         contenders: One or more, each with a name of its own.
         files: Contents of image files; round by round the next ones are used.
         plan: Batch sizes, rounds and so on.
+        gpus: Numbers of the GPUs that take part, whose energy is counted.
         clock: Tells the time.
         progress: Told about each round.
 
@@ -220,13 +224,16 @@ def run_contenders(
     )
     before = machine.snapshot()
     measurements: list[Measurement] = []
-    with machine.EnergyMeter() as meter, collector_off():
+    with machine.EnergyMeter(gpus) as meter, collector_off():
         for position, batch in enumerate(batches):
             done = _Progress(progress, position * chosen.rounds, len(batches) * chosen.rounds)
             turn = _Batch(contenders, pipelines, files, batch, chosen, clock, meter)
             measurements += turn.run(done)
     after = machine.snapshot()
-    spread = max(variation(item.network_rounds) for item in measurements)
+    spread = {
+        f"{item.contender}, batch {item.batch},": variation(item.network_rounds)
+        for item in measurements
+    }
     environment = machine.describe_machine()
     noise = machine.judge(before, after, spread, environment["cores"] or 1)
     return BenchmarkResult(
@@ -337,6 +344,15 @@ def _detections(pipeline: Pipeline, files: Sequence[bytes], batch: int) -> list[
     for number in range(-(-count // batch)):
         found += pipeline.run(chunk_of(files, number, batch))[0]
     return found[:count]
+
+
+def _gpus(device: str, contenders: Sequence[Contender]) -> tuple[int, ...]:
+    """Which GPUs work: the one named, or the first where a backend needs one."""
+    kind, _, number = device.partition(":")
+    on_gpu = any(item.backend.startswith(_GPU_BACKENDS) for item in contenders)
+    if kind == "cuda" or on_gpu:
+        return (int(number) if number.isdecimal() else 0,)
+    return ()
 
 
 def _participant(contender: Contender, agreement: Agreement | None) -> Participant:

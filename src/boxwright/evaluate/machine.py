@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -115,13 +116,13 @@ class Noise:
         }
 
 
-def judge(before: Snapshot, after: Snapshot, round_variation: float, cores: int) -> Noise:
+def judge(before: Snapshot, after: Snapshot, variations: Mapping[str, float], cores: int) -> Noise:
     """Say whether the time between two snapshots was quiet.
 
     Args:
         before: Taken before the first measurement.
         after: Taken after the last.
-        round_variation: Largest coefficient of variation of round medians.
+        variations: Coefficient of variation of round medians, by what was measured.
         cores: Logical processors of the machine.
     """
     elapsed = max(after.seconds - before.seconds, 1e-9)
@@ -132,10 +133,12 @@ def judge(before: Snapshot, after: Snapshot, round_variation: float, cores: int)
         others = max(0.0, (after.busy - before.busy - own) / elapsed)
     if before.steal is not None and after.steal is not None:
         steal = max(0.0, (after.steal - before.steal) / (elapsed * cores))
+    worst = max(variations, key=lambda name: variations[name], default="")
+    spread = variations.get(worst, 0.0)
     reasons = []
-    if round_variation > MAX_VARIATION:
+    if spread > MAX_VARIATION:
         reasons.append(
-            f"medians of rounds vary by {100 * round_variation:.0f} % (standard deviation / mean)"
+            f"round medians of {worst} vary by {100 * spread:.0f} % (standard deviation / mean)"
         )
     if others is not None and others > MAX_OTHERS:
         reasons.append(f"other processes kept {others:.1f} of {cores} cores busy")
@@ -148,7 +151,7 @@ def judge(before: Snapshot, after: Snapshot, round_variation: float, cores: int)
         held = sorted(set(device.get("throttling", ())) - gpu.HARMLESS_REASONS)
         if held:
             reasons.append(f"GPU {device['index']} was held back: {', '.join(held)}")
-    return Noise(round_variation, others, steal, tuple(reasons))
+    return Noise(spread, others, steal, tuple(reasons))
 
 
 def _frequency_reasons(before: Snapshot, after: Snapshot) -> list[str]:
@@ -216,8 +219,14 @@ class EnergyMeter:
     Use it as a context manager; :meth:`read` gives totals, and only differences of two
     readings mean anything. Intel and AMD processors count through RAPL, which most
     systems let only root read; NVIDIA GPUs from Volta on through NVML.
+
+    Attributes:
+        gpus: Numbers of the GPUs that take part; one that idles is nobody's energy.
+        root: Stands in for ``/`` in tests.
+        nvml_library: Stands in for the driver's library in tests.
     """
 
+    gpus: tuple[int, ...] = ()
     root: Path = _ROOT
     nvml_library: Any = None
     _rapl: list[_Rapl] = field(default_factory=list, init=False)
@@ -226,7 +235,7 @@ class EnergyMeter:
 
     def __enter__(self) -> Self:
         self._rapl = [zone for zone in map(_Rapl, _rapl_zones(self.root)) if zone.readable]
-        if self.root == _ROOT or self.nvml_library is not None:
+        if self.gpus:
             self._opened = gpu.open_nvml(self.nvml_library)
             self._nvml = self._opened.__enter__()
         return self
@@ -245,7 +254,7 @@ class EnergyMeter:
         """Joules so far per device; empty where none can be read."""
         joules = {zone.name: zone.total() for zone in self._rapl}
         if self._nvml is not None:
-            for index in self._nvml.devices():
+            for index in self.gpus:
                 used = self._nvml.energy_joules(index)
                 if used is not None:
                     joules[f"gpu {index}"] = used

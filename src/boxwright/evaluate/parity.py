@@ -78,7 +78,7 @@ def compare(
         open_side(reference, reference_backend, card) as b,
     ):
         pixels = _pixels(images, a, b)
-        comparison = _Comparison(a, b, tolerances, card, (pixels.shape[1], pixels.shape[2]))
+        comparison = Comparison(a, b, tolerances, card, (pixels.shape[1], pixels.shape[2]))
         for index, image in enumerate(pixels):
             progress("comparing", index, len(pixels))
             comparison.add(index, image)
@@ -104,8 +104,19 @@ def _pixels(images: Images | None, a: Side, b: Side) -> NDArray[np.uint8]:
 
 
 @dataclass
-class _Comparison:
-    """What has been found so far."""
+class Comparison:
+    """A parity check that is fed image by image, for sets that do not fit in memory.
+
+    Attributes:
+        subject: What is judged.
+        reference: What it is judged by.
+        tolerances: How much difference is accepted.
+        given_card: The card of a subject that has none.
+        size: ``(height, width)`` of the network input in pixels.
+        tensors: What was found per tensor so far.
+        boxes: What was found per stage and score threshold so far.
+        notes: What could not be compared and why; the keys, in order.
+    """
 
     subject: Side
     reference: Side
@@ -121,7 +132,16 @@ class _Comparison:
         """Whose rules of suppression hold for both sides: the subject's."""
         return self.given_card or self.subject.card or self.reference.card
 
-    def add(self, index: int, image: NDArray[np.uint8]) -> None:
+    def add(self, index: int, image: NDArray[np.uint8]) -> tuple[Answer, Answer]:
+        """Compare one image more.
+
+        Args:
+            index: Its number.
+            image: uint8 ``(H, W, 3)`` at network size.
+
+        Returns:
+            What the subject and the reference gave.
+        """
         ours, theirs = self.subject.answer(index, image), self.reference.answer(index, image)
         for name, reference_name in self._tensor_pairs(ours, theirs):
             head = name in self.subject.heads
@@ -134,6 +154,7 @@ class _Comparison:
                 )
             self.tensors[name].add(index, ours.tensors[name], theirs.tensors[reference_name])
         self._add_boxes(index, ours, theirs)
+        return ours, theirs
 
     def _tensor_pairs(self, ours: Answer, theirs: Answer) -> Iterator[tuple[str, str]]:
         """Heads first and by position, for names differ between frameworks; outputs by name."""
@@ -202,6 +223,7 @@ class _Comparison:
         return suppress(boxes.values[0], scores.values[0], self.card, threshold)
 
     def report(self, images: int) -> ParityReport:
+        """What was found over all `images`."""
         order = sorted(self.tensors.values(), key=lambda tensor: tensor.kind != "head")
         return ParityReport(
             self.subject.name,
@@ -249,6 +271,7 @@ def _best_of_row(rows: Candidates) -> NDArray[np.intp]:
 
 __all__ = [
     "BoxParity",
+    "Comparison",
     "ParityReport",
     "TensorParity",
     "Tolerances",

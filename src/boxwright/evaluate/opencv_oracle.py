@@ -72,14 +72,15 @@ class OpenCvDarknet:
             )
             # Its plain CPU code: the default may be another engine on some builds.
             self._net.setPreferableBackend(self._cv2.dnn.DNN_BACKEND_OPENCV)
+            layers = list(self._net.getLayerNames())
+            self._outputs = list(self._net.getUnconnectedOutLayersNames())
+            # Some layers are only refused when they are asked for.
+            types = {self._net.getLayer(output).type for output in self._outputs}
         except self._cv2.error as error:
             raise InputError(f"{self.name} does not accept the network: {_first(error)}") from error
-        layers = list(self._net.getLayerNames())
         self._gives_scores = "region" not in _sections(text)
-        self._outputs = list(self._net.getUnconnectedOutLayersNames())
         # Before each head OpenCV puts a layer that moves the channels to the end.
         self.heads = tuple(layers[layers.index(output) - 1] for output in self._outputs)
-        types = {self._net.getLayer(output).type for output in self._outputs}
         if types != {"Region"} or not all(head.startswith("permute_") for head in self.heads):
             raise InputError(f"{self.name}: its outputs are no known heads: {self._outputs}")
 

@@ -1,0 +1,129 @@
+"""The last stage: evidence into the engine's receipt, the report, and the summary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxwright.engine import Engine
+from boxwright.errors import InputError
+from boxwright.evaluate.report import pictures
+from boxwright.evaluate.report.evidence import BuiltFile, Evidence
+from boxwright.evaluate.report.html import write_report
+from boxwright.files import sha256_file, write_text
+from boxwright.ship.summary import ShipResult, judge_budgets, judge_evidence, summarise
+
+if TYPE_CHECKING:
+    from boxwright.ship.stages import StageRecord
+    from boxwright.ship.work import Work
+
+EVIDENCE = ("verify", "accuracy", "bench", "charts")
+
+
+def seal(work: Work) -> None:
+    """Complete the receipt, write the report and the summary."""
+    found = _evidence(work)
+    engine = _complete_receipt(work, found)
+    evidence = _for_report(work, engine, found)
+    write_report(evidence, work.report)
+    summary = _summary(work, found)
+    write_text(work.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def result(work: Work, stages: tuple[StageRecord, ...]) -> ShipResult:
+    """What came out, from the files of the stages."""
+    found = _evidence(work)
+    summary = _summary(work, found)
+    return ShipResult(
+        summary,
+        tuple(judge_evidence(found["verify"])),
+        tuple(judge_budgets(work.settings.budgets, summary)),
+        {
+            "report": str(work.report),
+            "engine": str(work.engine),
+            "model": str(work.model),
+            "evidence": str(work.folder / "evidence"),
+        },
+        stages,
+        _remarks(found),
+    )
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """An output of a stage that is not what the stage wrote."""
+    return InputError(f"cannot read {path}: {error}")
+
+
+def _evidence(work: Work) -> dict[str, dict[str, Any]]:
+    names = [name for name in EVIDENCE if work.dataset is not None or name != "accuracy"]
+    return {name: json.loads(work.evidence(name).read_bytes()) for name in names}
+
+
+def _summary(work: Work, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return summarise(
+        model_bytes=work.model.stat().st_size,
+        engine_bytes=work.engine.stat().st_size,
+        source_bytes=work.settings.trained().stat().st_size,
+        evidence=found,
+    )
+
+
+def _complete_receipt(work: Work, found: dict[str, dict[str, Any]]) -> Engine:
+    """The build's receipt, and under a key of its own what each later stage found."""
+    engine = Engine.open(work.engine)
+    receipt = {
+        **engine.receipt,
+        "verified": found["verify"]["parity"],
+        "consistency": found["verify"]["consistency"],
+        "speed": found["bench"]["for_receipt"],
+    }
+    receipt.pop("accuracy", None)
+    if "accuracy" in found:
+        receipt["accuracy"] = _without_curves(found["accuracy"]["engine"])
+    return engine.with_receipt(receipt, work.engine)
+
+
+def _without_curves(evaluation: dict[str, Any]) -> dict[str, Any]:
+    accuracy = dict(evaluation["accuracy"])
+    accuracy["classes"] = [
+        {name: value for name, value in item.items() if name not in ("precision", "scores")}
+        for item in accuracy["classes"]
+    ]
+    return {**evaluation, "accuracy": accuracy}
+
+
+def _for_report(work: Work, engine: Engine, found: dict[str, dict[str, Any]]) -> Evidence:
+    accuracy = found.get("accuracy")
+    folder = work.folder / "evidence"
+    shown = [*pictures.read(folder / "faithful")]
+    if accuracy is not None:
+        shown += pictures.read(folder / "accurate")
+    bench = {name: value for name, value in found["bench"].items() if name != "for_receipt"}
+    return Evidence(
+        card=engine.card,
+        receipt=engine.receipt,
+        engine=work.engine.name,
+        files=tuple(
+            BuiltFile(path.name, path.stat().st_size, sha256_file(path))
+            for path in (work.engine, work.model)
+        ),
+        parity=tuple(found["verify"]["parity"]),
+        consistency=tuple(found["verify"]["consistency"]),
+        accuracy=None if accuracy is None else accuracy["engine"],
+        source_accuracy=None if accuracy is None else accuracy["source"],
+        drop=None if accuracy is None else accuracy["difference"]["ap"],
+        confusion=None if accuracy is None else accuracy["confusion"],
+        speed=bench,
+        charts=found["charts"]["svg"],
+        pictures=tuple(pictures.within_budget(shown)),
+        budgets=tuple(judge_budgets(work.settings.budgets, _summary(work, found))),
+        commands=(work.settings.command(),),
+        remarks=_remarks(found),
+    )
+
+
+def _remarks(found: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(
+        note for name in ("verify", "charts") for note in found.get(name, {}).get("notes", ())
+    )

@@ -1,0 +1,163 @@
+"""What a ship is to do, checked before anything is done."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boxwright.errors import InputError
+
+TARGETS = ("auto", "onnxruntime", "openvino", "tensorrt")
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
+
+# Beside trained weights, files of these suffixes describe the network.
+_DESCRIPTIONS = {".cfg": "cfg", ".names": "names", ".data": "data"}
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What the engine must keep to; ``None`` is not stated.
+
+    Attributes:
+        max_drop: Most points of AP (0 to 100) that may be lost from source to engine.
+        min_fps: Least images per second, file to boxes, at the best batch size.
+        max_latency: Most milliseconds from file to boxes, 90th percentile, at the smallest
+            batch size.
+    """
+
+    max_drop: float | None = None
+    min_fps: float | None = None
+    max_latency: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """Those that were stated."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ShipSettings:
+    """Everything a ship depends on.
+
+    Attributes:
+        weights: The trained file, and files that describe it, in any order.
+        images: Folder, file or pattern each.
+        output: Folder for everything.
+        annotations: Labels of the images: COCO json, YOLO or VOC.
+        target: A backend; ``auto`` takes the best there is.
+        precision: ``auto`` takes the best there is.
+        budgets: What must be kept to.
+        import_options: As `boxwright.import_model` takes them.
+        against: Peers to measure speed beside.
+        batches: Batch sizes to measure speed at.
+        bench_seconds: Least measuring time per contender and batch size.
+        verify_images: Most images for parity.
+        opencv: Ask OpenCV's own reading of Darknet files for a second opinion.
+        device: Where to run.
+        seed: Of everything random.
+    """
+
+    weights: tuple[Path, ...]
+    images: tuple[str, ...]
+    output: Path
+    annotations: Path | None = None
+    target: str = "auto"
+    precision: str = "auto"
+    budgets: Budgets = field(default_factory=Budgets)
+    import_options: Mapping[str, Any] = field(default_factory=dict)
+    against: tuple[str, ...] = ()
+    batches: tuple[int, ...] = (1, 4)
+    bench_seconds: float = 2.0
+    verify_images: int = 8
+    opencv: bool = False
+    device: str = "auto"
+    seed: int = 0
+
+    @property
+    def backend(self) -> str:
+        """The backend that `target` means."""
+        return "onnxruntime" if self.target == "auto" else self.target
+
+    @property
+    def built_precision(self) -> str:
+        """The precision that `precision` means."""
+        return "fp32" if self.precision == "auto" else self.precision
+
+    def check(self) -> None:
+        """Refuse what cannot be done, before any work.
+
+        Raises:
+            InputError: With what is wrong and what to do.
+        """
+        from boxwright import backends
+
+        if self.backend not in backends.names():
+            raise InputError(
+                f"target {self.target} is not available in this version of Boxwright; "
+                f"available are auto, {', '.join(n for n in backends.names() if n != 'reference')}"
+            )
+        if self.built_precision != "fp32":
+            raise InputError(
+                f"precision {self.precision} is not available in this version of Boxwright; "
+                "available are auto and fp32"
+            )
+        if self.budgets.max_drop is not None and self.annotations is None:
+            raise InputError(
+                "a drop of AP can only be measured on labelled images: give --annotations, "
+                "or leave --max-drop out"
+            )
+        if self.annotations is not None and len(self.images) != 1:
+            raise InputError("with --annotations, give one --images: the folder of the images")
+        self.trained()
+
+    def trained(self) -> Path:
+        """The file of the trained weights.
+
+        Raises:
+            InputError: There is none, or there are several.
+        """
+        found = [path for path in self.weights if path.suffix.lower() not in _DESCRIPTIONS]
+        if len(found) != 1:
+            named = ", ".join(map(str, found or self.weights)) or "none"
+            raise InputError(f"expected one file of trained weights, got {named}")
+        if not found[0].is_file():
+            raise InputError(f"no such file: {found[0]}")
+        return found[0]
+
+    def options(self) -> dict[str, Any]:
+        """`import_options`, with the describing files among `weights`.
+
+        Raises:
+            InputError: Two files describe the same.
+        """
+        options = {name: value for name, value in self.import_options.items() if value is not None}
+        for path in self.weights:
+            name = _DESCRIPTIONS.get(path.suffix.lower())
+            if name is None:
+                continue
+            if name in options:
+                raise InputError(f"two files for {name}: {options[name]} and {path}")
+            options[name] = path
+        return options
+
+    def command(self) -> str:
+        """The command line that does this."""
+        words = ["boxwright", "ship", *map(str, self.weights)]
+        for images in self.images:
+            words += ["--images", images]
+        if self.annotations is not None:
+            words += ["--annotations", str(self.annotations)]
+        for name, value in self.import_options.items():
+            if value is not None:
+                shown = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [f"--{name}", shown]
+        for flag, word in (("target", self.target), ("precision", self.precision)):
+            if word != "auto":
+                words += [f"--{flag}", word]
+        for name, limit in self.budgets.to_dict().items():
+            words += [f"--{name.replace('_', '-')}", f"{limit:g}"]
+        for peer in self.against:
+            words += ["--against", peer]
+        return shlex.join([*words, "-o", str(self.output)])

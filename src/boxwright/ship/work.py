@@ -1,0 +1,245 @@
+"""What each stage of a ship does. Every output is whole or absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxwright.engine import Engine
+from boxwright.errors import BoxwrightError, MissingExtraError
+from boxwright.evaluate.report import pictures
+from boxwright.files import write_text
+from boxwright.model import Model
+from boxwright.progress import ProgressCallback
+from boxwright.ship import evaluation
+from boxwright.ship.sampling import readable_sample
+
+if TYPE_CHECKING:
+    from boxwright.datasets import Dataset
+    from boxwright.images import Pixels
+    from boxwright.ship.settings import ShipSettings
+
+_BENCH_IMAGES = 32
+# Enough for the checks of self-consistency, which want batches.
+_CONSISTENCY_IMAGES = 4
+
+
+@dataclass
+class Work:
+    """The stages of one ship, and the files between them."""
+
+    settings: ShipSettings
+    progress: ProgressCallback
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return self.settings.output
+
+    @cached_property
+    def name(self) -> str:
+        """Of the model: that of the weights."""
+        return self.settings.trained().stem
+
+    @property
+    def model(self) -> Path:
+        """The imported model."""
+        return self.folder / f"{self.name}.onnx"
+
+    @property
+    def engine(self) -> Path:
+        """The built engine."""
+        return self.folder / f"{self.name}.bw"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+    def evidence(self, stage: str) -> Path:
+        """Where a stage writes what it found."""
+        return self.folder / "evidence" / f"{stage}.json"
+
+    @cached_property
+    def dataset(self) -> Dataset | None:
+        """The labelled images, where labels were given."""
+        from boxwright import datasets
+
+        if self.settings.annotations is None:
+            return None
+        return datasets.open(self.settings.annotations, images=self.settings.images[0])
+
+    @cached_property
+    def images(self) -> list[Path]:
+        """All images, labelled or not."""
+        from boxwright.images import find_images
+
+        if self.dataset is not None:
+            return [image.path for image in self.dataset.images]
+        return find_images(self.settings.images)
+
+    def run_import(self) -> None:
+        """Weights to a model."""
+        from boxwright.importers import import_model
+
+        model = import_model(
+            self.settings.trained(), progress=self.progress, **self.settings.options()
+        )
+        model.save(self.model)
+
+    def run_build(self) -> None:
+        """The model to an engine."""
+        from boxwright import backends
+
+        backends.build(
+            Model.load(self.model),
+            output=self.engine,
+            backend=self.settings.backend,
+            precision=self.settings.built_precision,  # type: ignore[arg-type]  # checked before
+            device=self.settings.device,
+            progress=self.progress,
+        )
+
+    def run_verify(self) -> None:
+        """Parity with the source, agreement with itself, and pictures of both."""
+        from boxwright.evaluate.parity import compare
+
+        sample, damaged = readable_sample(
+            self.images, self.settings.verify_images, self.settings.seed
+        )
+        engine, model = Engine.open(self.engine), Model.load(self.model)
+        pixels = _prepare(model, sample)
+        reports = [
+            compare(engine, model, pixels, reference_backend="reference", progress=self.progress)
+        ]
+        remarks = [f"{damaged} images could not be read and took no part"] if damaged else []
+        if self.settings.opencv:
+            reports += self._ask_opencv(model, pixels, remarks)
+        consistency = self._consistency(engine, pixels)
+        pictures.save(self._side_by_side(sample), self.folder / "evidence" / "faithful")
+        _write(
+            self.evidence("verify"),
+            {
+                "parity": [report.to_dict() for report in reports],
+                "consistency": consistency,
+                "notes": remarks,
+            },
+        )
+
+    def _ask_opencv(self, model: Model, pixels: Pixels, remarks: list[str]) -> list[Any]:
+        from boxwright.evaluate import opencv_oracle
+        from boxwright.evaluate.parity import Tolerances, compare
+
+        reason = opencv_oracle.unavailable()
+        cfg = self.settings.options().get("cfg") or self.settings.trained().with_suffix(".cfg")
+        if reason is None:
+            try:
+                oracle = opencv_oracle.OpenCvDarknet(cfg, self.settings.trained())
+                return [compare(model, oracle, pixels, Tolerances.opencv(), progress=self.progress)]
+            except BoxwrightError as error:
+                reason = str(error)
+        remarks.append(f"not compared with OpenCV's importer: {reason}")
+        return []
+
+    def _consistency(self, engine: Engine, pixels: Pixels) -> list[dict[str, Any]]:
+        import numpy as np
+
+        from boxwright import backends
+        from boxwright.evaluate.consistency import check_consistency, noise_images
+
+        different = list({image.tobytes(): image for image in pixels}.values())
+        batch = np.stack(different[:_CONSISTENCY_IMAGES])
+        height, width = batch.shape[1:3]
+        missing = _CONSISTENCY_IMAGES - len(batch)
+        if missing:
+            noise = noise_images(missing, height, width, seed=self.settings.seed)
+            batch = np.concatenate([batch, noise])
+        with backends.load(engine, device=self.settings.device) as runner:
+            checks = check_consistency(runner, batch, self.settings.built_precision)
+        return [check.to_dict() for check in checks]
+
+    def _side_by_side(self, sample: Sequence[tuple[Path, Pixels]]) -> list[pictures.Picture]:
+        from boxwright.detector import Detector
+        from boxwright.ship.worst import side_by_side
+
+        found = []
+        images = [pixels for _, pixels in sample]
+        for source in (self.model, self.engine):
+            with Detector(source, device=self.settings.device) as detector:
+                found.append(detector.detect_batch(images))
+        return side_by_side(sample, found[0], found[1])
+
+    def run_eval(self, side: str, key: str) -> None:
+        """Accuracy of the source or the engine; a run that was stopped goes on."""
+        opened = Engine.open(self.engine) if side == "engine" else Model.load(self.model)
+        evaluation.measure(
+            opened,
+            self.labelled(),
+            self.folder / "eval" / side,
+            key,
+            device=self.settings.device,
+            progress=self.progress,
+        )
+
+    def run_compare(self) -> None:
+        """How much accuracy the engine lost, and the images where it is worst."""
+        content, worst = evaluation.compare_sides(
+            self.folder / "eval",
+            self.labelled(),
+            Engine.open(self.engine).card,
+            seed=self.settings.seed,
+            progress=self.progress,
+        )
+        pictures.save(pictures.within_budget(worst), self.folder / "evidence" / "accurate")
+        _write(self.evidence("accuracy"), content)
+
+    def labelled(self) -> Dataset:
+        """The dataset of stages that run only where there is one."""
+        assert self.dataset is not None  # noqa: S101 - else there are no such stages
+        return self.dataset
+
+    def run_bench(self) -> None:
+        """Speed, beside the peers that were named, and its charts."""
+        from boxwright.evaluate import charts
+        from boxwright.evaluate.benchmark import Plan, benchmark
+        from boxwright.evaluate.speed import speed_for_receipt
+
+        sample, _ = readable_sample(self.images, _BENCH_IMAGES, self.settings.seed)
+        plan = Plan(
+            batches=self.settings.batches,
+            seconds=self.settings.bench_seconds,
+            seed=self.settings.seed,
+        )
+        result = benchmark(
+            self.engine,
+            self.settings.against,
+            images=[path for path, _ in sample],
+            plan=plan,
+            device=self.settings.device,
+            cfg=self.settings.options().get("cfg"),
+            progress=self.progress,
+        )
+        drawn: dict[str, str] = {}
+        remarks = []
+        try:
+            drawn = charts.charts_of(result)
+        except MissingExtraError as error:
+            remarks.append(f"no charts: {error}")
+        _write(self.evidence("charts"), {"svg": drawn, "notes": remarks})
+        _write(
+            self.evidence("bench"), {**result.to_dict(), "for_receipt": speed_for_receipt(result)}
+        )
+
+
+def _prepare(model: Model, sample: Sequence[tuple[Path, Pixels]]) -> Pixels:
+    from boxwright.preprocess import Preprocessor
+
+    return Preprocessor(model.card).prepare_batch([pixels for _, pixels in sample])[0]
+
+
+def _write(path: Path, content: object) -> None:
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,91 @@
+"""The images to look at: where labels and engine, or source and engine, differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from boxwright.detections import Detections
+from boxwright.evaluate.confusion import confusion
+from boxwright.evaluate.report.pictures import Picture, draw, load_pixels
+
+if TYPE_CHECKING:
+    from boxwright.datasets import Dataset, GroundTruth
+    from boxwright.images import Pixels
+
+_SHOWN = 6
+
+
+def worst_images(
+    dataset: Dataset, detections: Sequence[Detections], score: float, count: int = _SHOWN
+) -> list[Picture]:
+    """The images with the most errors at a score threshold, labels beside detections."""
+    errors = [
+        (missed + wrong, index, missed, wrong)
+        for index, (missed, wrong) in enumerate(_errors(dataset, detections, score))
+    ]
+    errors.sort(key=lambda item: (-item[0], item[1]))
+    pictures = []
+    for total, index, missed, wrong in errors[:count]:
+        image = dataset.images[index]
+        pixels = load_pixels(image.path) if total else None
+        if pixels is None:
+            continue
+        shown = detections[index]
+        shown = shown[shown.score > np.float32(score)]
+        labels = _as_detections(image.boxes, dataset.class_names)
+        objects, found = len(labels), len(shown)
+        pictures.append(
+            Picture(
+                image.path.name,
+                f"{missed} of {objects} objects missed, {wrong} of {found} detections wrong "
+                f"(score above {score:g}, IoU from 0.5)",
+                (("labels", draw(pixels, labels, scores=False)), ("engine", draw(pixels, shown))),
+                "accurate",
+            )
+        )
+    return pictures
+
+
+def side_by_side(
+    sample: Sequence[tuple[Path, Pixels]],
+    source: Sequence[Detections],
+    engine: Sequence[Detections],
+    count: int = 4,
+) -> list[Picture]:
+    """What source and engine find in the same images."""
+    pictures = []
+    for (path, pixels), before, after in list(zip(sample, source, engine, strict=True))[:count]:
+        pictures.append(
+            Picture(
+                path.name,
+                f"{len(before)} found by the source, {len(after)} by the engine",
+                (("source", draw(pixels, before)), ("engine", draw(pixels, after))),
+                "faithful",
+            )
+        )
+    return pictures
+
+
+def _errors(
+    dataset: Dataset, detections: Sequence[Detections], score: float
+) -> Iterator[tuple[int, int]]:
+    """Objects missed and detections wrong, for each image; a wrong class is both."""
+    for image, found in zip(dataset.images, detections, strict=True):
+        matrix = confusion(replace(dataset, images=(image,)), [found], score=score).matrix
+        right = int(np.trace(matrix))
+        yield int(matrix[:-1].sum()) - right, int(matrix[:, :-1].sum()) - right
+
+
+def _as_detections(labels: GroundTruth, names: tuple[str, ...]) -> Detections:
+    counted = ~labels.crowd
+    return Detections(
+        labels.xyxy[counted],
+        np.ones(int(counted.sum()), np.float32),
+        labels.class_id[counted],
+        names,
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from boxwright.datasets.dataset import Dataset, LabelledImage
 from boxwright.datasets.labels import LabelCollector, check_class_names, upright_size
 from boxwright.datasets.report import DatasetReport
-from boxwright.datasets.safe import read_json
+from boxwright.datasets.safe import brief, read_json
 from boxwright.errors import ImageError, InputError
 
 _WHAT = "COCO annotations"
@@ -86,7 +86,7 @@ def _categories(path: Path, items: list[Any]) -> dict[int, str]:
         if type(number) is not int or not isinstance(name, str) or number in names:
             raise InputError(
                 f"{path}: a category must have an id of its own (a whole number) and a name, "
-                f"got {str(item)[:80]}"
+                f"got {brief(item)}"
             )
         names[number] = name
     return names
@@ -102,7 +102,7 @@ def _image_entries(path: Path, items: list[Any], report: DatasetReport) -> dict[
         if type(number) is not int or not isinstance(name, str) or not name or "\0" in name:
             raise InputError(
                 f"{path}: images[{index}] must have a whole number as id and a file_name, "
-                f"got {str(item)[:80]}"
+                f"got {brief(item)}"
             )
         if number in entries or name in names:
             report.add("duplicate_image", f"{path.name}: images[{index}]", name)
@@ -185,21 +185,21 @@ def _add(
 ) -> None:
     where = f"{path.name}: annotations[{index}]"
     if not isinstance(item, dict):
-        report.add("bad_line", where, f"expected an object, got {str(item)[:60]}")
+        report.add("bad_line", where, f"expected an object, got {brief(item)}")
         return
     number, category = item.get("image_id"), item.get("category_id")
     if type(number) is not int or number not in entries:
-        report.add("unknown_image", where, f"image_id {str(number)[:40]}")
+        report.add("unknown_image", where, f"image_id {brief(number)}")
         return
     if number not in collectors:
         return  # its image is missing, and reported
     if type(category) is not int or category not in class_of:
-        report.add("unknown_class", where, f"category_id {str(category)[:40]}")
+        report.add("unknown_class", where, f"category_id {brief(category)}")
         return
     box = _numbers(item.get("bbox"))
     if box is None:
         report.add(
-            "bad_line", where, f"bbox must be four numbers, got {str(item.get('bbox'))[:60]}"
+            "bad_line", where, f"bbox must be four numbers, got {brief(item.get('bbox'))}"
         )
         return
     area = item.get("area")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ MAX_TEXT_BYTES = 256 << 20
 MAX_XML_BYTES = 16 << 20
 MAX_YAML_BYTES = 4 << 20
 _MAX_XML_DEPTH = 32
+
+
+def brief(value: object) -> str:
+    """A few characters of a value, for messages.
+
+    ``str`` would write out all of what a few lines of YAML aliases stand for, which may be
+    more than there is memory.
+    """
+    return reprlib.repr(value)[:80]
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:

@@ -21,7 +21,7 @@ import numpy as np
 
 from boxwright.datasets.labels import LabelCollector, make_dataset, upright_size
 from boxwright.datasets.report import DatasetReport
-from boxwright.datasets.safe import read_text, read_yaml
+from boxwright.datasets.safe import brief, read_text, read_yaml
 from boxwright.errors import ImageError, InputError
 from boxwright.images import IMAGE_SUFFIXES
 
@@ -282,23 +282,25 @@ def _from_yaml(path: Path, split: str | None) -> tuple[list[Path], tuple[str, ..
     """An ultralytics YAML: ``path``, ``train``, ``val``, ``test`` and ``names``."""
     content = read_yaml(path, "a YOLO dataset")
     if not isinstance(content, dict):
-        raise InputError(f"{path} must hold path, train, val and names, got {str(content)[:60]}")
+        raise InputError(f"{path} must hold path, train, val and names, got {brief(content)}")
     keys = [split] if split else [key for key in _SPLITS if content.get(key)]
     if not keys or not content.get(keys[0]):
         raise InputError(
             f"{path} has no entry {keys[0] if keys else 'val'!r}; "
-            f"its entries are {', '.join(map(str, content)) or 'none'}"
+            f"its entries are {', '.join(map(brief, [*content][:9])) or 'none'}"
         )
     base = content.get("path", "")
     if not isinstance(base, str):
-        raise InputError(f"{path}: path must be a text, got {str(base)[:60]}")
+        raise InputError(f"{path}: path must be a text, got {brief(base)}")
     # `path` itself is relative to the working folder or, more often meant, to the file.
     bases = (path.parent / base, Path(base), path.parent)
     entries = content[keys[0]]
     found: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, str) or "\0" in entry:
-            raise InputError(f"{path}: {keys[0]} must be a path or a list of them, got {entry!r}")
+            raise InputError(
+                f"{path}: {keys[0]} must be a path or a list of them, got {brief(entry)}"
+            )
         place = next((base / entry for base in bases if (base / entry).exists()), None)
         if place is None:
             looked = ", ".join(str(base / entry) for base in bases)
@@ -318,5 +320,5 @@ def _yaml_names(path: Path, value: Any) -> tuple[str, ...]:
         or not value
         or not all(isinstance(name, str | int) for name in value)
     ):
-        raise InputError(f"{path}: names must list the classes, got {str(value)[:60]}")
+        raise InputError(f"{path}: names must list the classes, got {brief(value)}")
     return tuple(map(str, value))

@@ -17,6 +17,7 @@ OPTIONAL = (
     "torch",
     "tensorflow",
     "tensorrt",
+    "matplotlib",
     "openvino",
     "av",
     "ray",

@@ -26,7 +26,9 @@ def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> No
     report("downloading", 7, None)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == "detecting: 5/20 (25 %)\ndetecting: 10/20 (50 %)\ndownloading: 7\n"
+    assert shown.err == (
+        "detecting: 5/20 (25 %), eta 15 s\ndetecting: 10/20 (50 %), eta 10 s\ndownloading: 7\n"
+    )
 
 
 def test_quick_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ _COMPLETION = "_BOXWRIGHT_COMPLETE"
 
 # Verb -> its module and one line of help, here so that `--help` imports no verb.
 VERBS = {
+    "ship": ("boxwright.cli.ship", "Go from weights to a proven engine in one go."),
     "import": ("boxwright.cli.import_", "Turn trained weights into one ONNX model."),
     "inspect": ("boxwright.cli.inspect", "Show what a model or an engine holds."),
     "build": ("boxwright.cli.build", "Build an engine from a model."),
@@ -37,6 +38,7 @@ VERBS = {
     "verify": ("boxwright.cli.verify", "Measure how far a model or engine is from a reference."),
     "eval": ("boxwright.cli.eval", "Measure accuracy on labelled images."),
     "bench": ("boxwright.cli.bench", "Measure how fast a detector is, and where its time goes."),
+    "report": ("boxwright.cli.report", "Write an engine's receipt as one HTML file."),
     "demo": ("boxwright.cli.demo", "Fetch a small detector and see it work."),
 }
 

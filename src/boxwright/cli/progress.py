@@ -39,15 +39,20 @@ class PlainProgress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = clock()
+        self._began: dict[str, tuple[float, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Print a line if the last one is long ago."""
         now = self._clock()
+        began, at = self._began.setdefault(stage, (now, done))
         if now - self._last < PLAIN_SECONDS:
             return
         self._last = now
         share = f" ({100 * done // total} %)" if total else ""
-        click.echo(f"{stage}: {done}{f'/{total}' if total else ''}{share}", err=True)
+        eta = ""
+        if total and at < done < total:
+            eta = f", eta {(now - began) * (total - done) / (done - at):.0f} s"
+        click.echo(f"{stage}: {done}{f'/{total}' if total else ''}{share}{eta}", err=True)
 
 
 @contextlib.contextmanager

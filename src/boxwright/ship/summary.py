@@ -105,7 +105,7 @@ def judge_budgets(budgets: Budgets, summary: Json) -> list[Check]:
     found = []
     if budgets.max_drop is not None:
         drop = summary["ap_drop_points"]
-        measured = "could not be measured" if drop is None else f"{drop:+.2f} points of AP lost"
+        measured = "could not be measured" if drop is None else f"{drop:.2f} points of AP lost"
         ok = drop is not None and drop <= budgets.max_drop
         found.append(_budget("max-drop", ok, measured, f"at most {budgets.max_drop:g}"))
     if budgets.min_fps is not None:

@@ -85,6 +85,8 @@ def _drop(drop: Json) -> Html | None:
     low, high = drop.get("low"), drop.get("high")
     if low is None or high is None:
         return None
+    if low == high == 0:
+        return note("Engine and source have the same AP on every resample of the images.")
     return note(
         f"The difference of engine and source lies between {signed(low)} and {signed(high)} "
         "points with 95 % confidence (bootstrap over images)."

@@ -116,7 +116,7 @@ def parity_check(report: Json) -> Check:
         matched = sum(int(b.get("matched", 0)) for b in boxes)
         expected = sum(int(b.get("reference_count", 0)) for b in boxes)
         parts.append(f"{matched} of {expected} detections matched")
-    name = f"Computes what {report.get('reference', 'the reference')} computes"
+    name = f"Agrees with {report.get('reference', 'the reference')}"
     return Check(name, bool(report.get("ok")), ", ".join(parts))
 
 

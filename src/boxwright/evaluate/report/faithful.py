@@ -25,7 +25,9 @@ def render(evidence: Evidence) -> Html:
         parts.append(absent("The engine was not compared with its source.", command))
     if evidence.consistency:
         parts += [el("h3", "Does it agree with itself?"), _consistency(evidence.consistency)]
-    parts += pictures(evidence, "faithful")
+    shown = pictures(evidence, "faithful")
+    if shown:
+        parts += [el("h3", "Source and engine, side by side"), *shown]
     return section(
         "How faithful",
         "The same pixels go through the engine and through what it was made from. Compared "
@@ -34,10 +36,10 @@ def render(evidence: Evidence) -> Html:
     )
 
 
-def headline(reports: Sequence[Json]) -> tuple[str, str]:
-    """The largest nrmse of the first report, in two words."""
+def headline(reports: Sequence[Json]) -> str:
+    """The largest nrmse of the first report."""
     worst = max((float(t.get("nrmse") or 0) for t in reports[0].get("tensors", ())), default=0.0)
-    return power(worst), "nrmse"
+    return power(worst)
 
 
 def pictures(evidence: Evidence, topic: str) -> list[Html]:

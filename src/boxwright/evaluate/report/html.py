@@ -99,7 +99,9 @@ def _numbers(evidence: Evidence) -> Iterator[Html]:
         if best is not None:
             yield tile(number(best), "img/s", "throughput, file to boxes")
     if evidence.parity:
-        yield tile(*faithful.headline(evidence.parity), "farthest tensor from its source")
+        yield tile(
+            faithful.headline(evidence.parity), "", "largest distance from the source (nrmse)"
+        )
     if evidence.files:
         size, unit = human_size(evidence.files[0].size).split()
         yield tile(size, unit, f"size of {evidence.files[0].name}")

@@ -42,7 +42,10 @@ def duration(seconds: float) -> str:
 
 def signed(value: object, places: int = 2) -> str:
     """A fraction as points of per cent with its sign."""
-    return f"{100 * float(value):+.{places}f}" if _is_number(value) else DASH  # type: ignore[arg-type]
+    if not _is_number(value):
+        return DASH
+    text = f"{100 * float(value):+.{places}f}"  # type: ignore[arg-type]
+    return text if float(text) else text[1:]
 
 
 def _is_number(value: object) -> bool:

@@ -26,7 +26,8 @@ def render(evidence: Evidence) -> Html:
         return section("How fast", intro, absent("Nothing was timed.", command))
     speed = evidence.speed
     parts: list[object] = [_noise(speed)]
-    parts += [inline_svg(svg, f"chart-{name}") for name, svg in evidence.charts.items()]
+    drawn = [inline_svg(svg, f"chart-{name}") for name, svg in evidence.charts.items()]
+    parts.append(el("div", drawn, class_="charts") if drawn else None)
     parts += [el("h3", "Latency and throughput"), _percentiles(speed)]
     parts += [el("h3", "Where the time goes"), _stages(speed), _ratios(speed), _peers(speed)]
     parts += [note(str(text)) for text in _list(speed.get("notes"))]

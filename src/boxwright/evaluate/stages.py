@@ -85,11 +85,12 @@ def read_files(paths: Sequence[Path]) -> list[bytes]:
 
 
 def synthetic_jpeg(seed: int = 0, size: tuple[int, int] = _SYNTHETIC_SIZE) -> bytes:
-    """A JPEG with the statistics of a photo, for want of one; the same seed, the same image.
+    """A JPEG like a photo, for want of one; the same seed gives the same image.
 
-    Photos have detail at every scale, less of it the finer (power falls with the square
-    of the frequency), and edges. Decoding and resizing it cost what a photo of its size
-    costs. A detector hardly finds anything in it, so suppression has little to do.
+    As in photos there is detail at every scale, less of it the finer, and there are edges;
+    it takes 0.22 bytes a pixel, where seven test photos take 0.15 to 0.55. Decoding and
+    resizing it cost what a photo of its size costs. A detector hardly finds anything in
+    it, so suppression has little to do.
 
     Args:
         seed: Which image.
@@ -106,7 +107,7 @@ def synthetic_jpeg(seed: int = 0, size: tuple[int, int] = _SYNTHETIC_SIZE) -> by
         grid = random.normal(0, 1, (max(2, cells * height // width), cells, 3)).astype(np.float32)
         # Colour is smoother than brightness in photos.
         grid = 0.7 * grid.mean(axis=2, keepdims=True) + 0.3 * grid
-        picture += 90 / np.sqrt(cells) * cv2.resize(grid, (width, height))
+        picture += 45 / cells**0.25 * cv2.resize(grid, (width, height))
         cells *= 2
     for _ in range(12):
         top, left = random.integers(0, height), random.integers(0, width)

@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def annotation(image: int = 1, category: int = 3, bbox: Any = (10, 5, 20, 10), **more: Any) -> Any:
+def annotation(image: int = 1, category: Any = 3, bbox: Any = (10, 5, 20, 10), **more: Any) -> Any:
     bbox = list(bbox) if isinstance(bbox, tuple) else bbox
     return {"image_id": image, "category_id": category, "bbox": bbox, **more}
 

@@ -64,11 +64,13 @@ def test_nothing_in_common_is_refused() -> None:
 def test_detections_get_the_classes_of_the_dataset() -> None:
     found = map_classes(["bird", "dog", "cat"], ["cat", "dog"])
     detections = Detections(
-        np.arange(12).reshape(3, 4), np.array([0.9, 0.8, 0.7]), np.array([2, 0, 1])
+        np.arange(12, dtype=np.float32).reshape(3, 4),
+        np.array([0.9, 0.8, 0.7], np.float32),
+        np.array([2, 0, 1]),
     )
     mapped = found.apply(detections)
     np.testing.assert_array_equal(mapped.class_id, [0, 1])
-    np.testing.assert_array_equal(mapped.score, np.float32([0.9, 0.7]))
+    np.testing.assert_array_equal(mapped.score, np.array([0.9, 0.7], np.float32))
     assert mapped.names() == ["cat", "dog"]
     assert any("bird" in line for line in found.lines())
 

@@ -7,6 +7,7 @@ share nothing with what they judge but the labels.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from typing import Any
 
@@ -26,7 +27,8 @@ def pycocotools(annotations: dict[str, Any], results: list[dict[str, Any]]) -> A
         labels = COCO()
         labels.dataset = annotations
         labels.createIndex()
-        evaluation = COCOeval(labels, labels.loadRes(results), "bbox")
+        # It writes into what it is given.
+        evaluation = COCOeval(labels, labels.loadRes(copy.deepcopy(results)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -58,4 +58,9 @@ def _near(random: np.random.Generator, labels: GroundTruth) -> Detections:
     score = random.integers(1, 12, len(class_id)) / 12
     order = np.argsort(-score, kind="stable")
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    return Detections(xyxy[order], score[order], class_id[order], CLASSES)
+    return Detections(
+        xyxy[order].astype(np.float32),
+        score[order].astype(np.float32),
+        class_id[order],
+        CLASSES,
+    )

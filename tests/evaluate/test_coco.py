@@ -83,7 +83,8 @@ def test_nothing_labelled_is_nothing_not_0() -> None:
 def test_perfect_detections_are_1() -> None:
     dataset, _ = make_labelled(1, crowds=False)
     detections = [
-        Detections(i.boxes.xyxy, np.ones(len(i.boxes)), i.boxes.class_id) for i in dataset
+        Detections(i.boxes.xyxy, np.ones(len(i.boxes), np.float32), i.boxes.class_id)
+        for i in dataset
     ]
     accuracy = coco_accuracy(dataset, coco_results(dataset, detections))
     assert accuracy.ap == accuracy.ap50 == pytest.approx(1)

@@ -177,18 +177,7 @@ def benchmark(
     ):
         gpus = _gpus(device, contenders)
         result = run_contenders(contenders, files, plan=chosen, gpus=gpus, progress=progress)
-    notes = list(result.notes)
-    if described["source"] == "synthetic":
-        notes.append(
-            "no images were given: made-up ones were used, in which there is hardly anything "
-            "to find; give photos of your own to measure postprocessing"
-        )
-    return replace(
-        result,
-        images=described,
-        settings={**result.settings, "threads": count, "device": device},
-        notes=tuple(notes),
-    )
+    return _told(result, described, threads=count, device=device)
 
 
 def run_contenders(
@@ -230,12 +219,8 @@ def run_contenders(
             turn = _Batch(contenders, pipelines, files, batch, chosen, clock, meter)
             measurements += turn.run(done)
     after = machine.snapshot()
-    spread = {
-        f"{item.contender}, batch {item.batch},": variation(item.network_rounds)
-        for item in measurements
-    }
     environment = machine.describe_machine()
-    noise = machine.judge(before, after, spread, environment["cores"] or 1)
+    noise = machine.judge(before, after, _spread(measurements), environment["cores"] or 1)
     return BenchmarkResult(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         participants=participants,
@@ -346,6 +331,18 @@ def _detections(pipeline: Pipeline, files: Sequence[bytes], batch: int) -> list[
     return found[:count]
 
 
+def _told(result: BenchmarkResult, images: dict[str, Any], **settings: Any) -> BenchmarkResult:
+    """The result with what only the caller knew."""
+    notes = result.notes
+    if images["source"] == "synthetic":
+        notes += (
+            "no images were given: made-up ones were used, in which there is hardly anything "
+            "to find; give photos of your own to measure postprocessing",
+        )
+    merged = {**result.settings, **settings}
+    return replace(result, images=images, settings=merged, notes=notes)
+
+
 def _gpus(device: str, contenders: Sequence[Contender]) -> tuple[int, ...]:
     """Which GPUs work: the one named, or the first where a backend needs one."""
     kind, _, number = device.partition(":")
@@ -353,6 +350,13 @@ def _gpus(device: str, contenders: Sequence[Contender]) -> tuple[int, ...]:
     if kind == "cuda" or on_gpu:
         return (int(number) if number.isdecimal() else 0,)
     return ()
+
+
+def _spread(measurements: Sequence[Measurement]) -> dict[str, float]:
+    return {
+        f"{item.contender}, batch {item.batch},": variation(item.network_rounds)
+        for item in measurements
+    }
 
 
 def _participant(contender: Contender, agreement: Agreement | None) -> Participant:

@@ -11,6 +11,7 @@ from boxwright.card import ModelCard
 from boxwright.errors import InputError, ModelError
 from boxwright.images import MAX_PIXELS, load_image
 from boxwright.model import BOXES, IMAGES, SCORES
+from boxwright.parallel import map_images
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
 
@@ -152,10 +153,13 @@ class Detector:
             raise InputError("detect_batch takes a list of images, got one; call the detector")
         results: list[Detections] = []
         for chunk in _chunks(images, self.batch_size):
-            pixels = [load_image(image, max_pixels=self.max_pixels) for image in chunk]
+            pixels = map_images(self._load_image, chunk)
             batch, geometries = self.preprocessor.prepare_batch(pixels)
             results.extend(self._detect(batch, geometries))
         return results
+
+    def _load_image(self, image: ImageSource) -> NDArray[np.uint8]:
+        return load_image(image, max_pixels=self.max_pixels)
 
     def _detect(self, batch: NDArray[np.uint8], geometries: list[Geometry]) -> list[Detections]:
         if self._closed:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from boxwright.card import Interpolation, ModelCard, Resize
 from boxwright.errors import InputError
 from boxwright.images import import_cv2
+from boxwright.parallel import map_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +130,8 @@ class Preprocessor:
     def prepare_batch(self, images: Sequence[Pixels]) -> tuple[Pixels, list[Geometry]]:
         """As :meth:`prepare` for several images: uint8 ``(N, height, width, 3)``."""
         batch = np.empty((len(images), *self.input_size, 3), np.uint8)
-        geometries = [self._prepare_into(*pair) for pair in zip(images, batch, strict=True)]
+        pairs = zip(images, batch, strict=True)
+        geometries = map_images(lambda pair: self._prepare_into(*pair), pairs)
         return batch, geometries
 
     def geometry(self, source_size: tuple[int, int]) -> Geometry:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from boxwright.errors import ImageError
 from boxwright.files import atomic_write
 from boxwright.images import load_image
+from boxwright.parallel import map_images
 from boxwright.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -144,12 +145,7 @@ def _batches(
 ) -> Iterator[list[tuple[FileResult, Pixels | None]]]:
     for start in range(0, len(paths), detector.batch_size):
         chunk = paths[start : start + detector.batch_size]
-        loaded: list[Pixels | ImageError] = []
-        for path in chunk:
-            try:
-                loaded.append(load_image(path, max_pixels=detector.max_pixels))
-            except ImageError as error:
-                loaded.append(error)
+        loaded = map_images(lambda path: _load(path, detector.max_pixels), chunk)
         found = iter(detector.detect_batch([i for i in loaded if not isinstance(i, ImageError)]))
         results: list[tuple[FileResult, Pixels | None]] = []
         for path, item in zip(chunk, loaded, strict=True):
@@ -159,6 +155,13 @@ def _batches(
                 size = (item.shape[0], item.shape[1])
                 results.append((FileResult(path, size, next(found)), item))
         yield results
+
+
+def _load(path: Path, max_pixels: int) -> Pixels | ImageError:
+    try:
+        return load_image(path, max_pixels=max_pixels)
+    except ImageError as error:
+        return error
 
 
 def drawn_names(paths: Sequence[Path]) -> dict[Path, Path]:

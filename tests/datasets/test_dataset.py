@@ -116,6 +116,9 @@ def test_numbers_by_file_name_only_where_all_are_numbers(tmp_path: Path) -> None
 def test_head() -> None:
     assert len(make().head(0)) == 0
     assert make().head(5).objects == 1
+    whole = make(annotations=Path("a.json"))
+    assert whole.head(1).annotations is not None
+    assert whole.head(0).annotations is None
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,16 @@ def test_the_results_are_coco_s() -> None:
     }
 
 
+def test_boxes_are_kept_to_a_thousandth_of_a_pixel() -> None:
+    dataset, _ = make_labelled(2, images=1)
+    box = np.array([[1.23456, 2, 4.5, 6.0004]], np.float32)
+    found = Detections(box, np.array([0.1], np.float32), np.zeros(1, np.int64))
+    (item,) = coco_results(dataset, [found])
+    assert item["bbox"] == [1.235, 2, 3.265, 4]
+    # Not 0.10000000149, which is what a float32 reads as.
+    assert item["score"] == 0.1
+
+
 def test_results_of_unknown_images_and_categories_do_not_count() -> None:
     dataset, detections = make_labelled(4)
     results = coco_results(dataset, detections)

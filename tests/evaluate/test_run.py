@@ -120,6 +120,17 @@ def test_a_damaged_image_is_told_and_does_not_count(dataset: Dataset) -> None:
         evaluate(make_model(), dataset)
 
 
+def test_a_part_of_coco_s_labels_is_written_too(dataset: Dataset, tmp_path: Path) -> None:
+    dataset.images[2].path.write_bytes(b"not a picture")
+    for number, part in enumerate((dataset, dataset.head(2))):
+        out = tmp_path / str(number)
+        evaluation = evaluate(make_model(), part, output=out)
+        read = [json.loads((out / f"{n}.json").read_text()) for n in ("annotations", "results")]
+        assert len(read[0]["images"]) == evaluation.accuracy.images
+        judged = pycocotools(*read)
+        assert evaluation.accuracy.headline == pytest.approx(judged.stats[0], abs=1e-9)
+
+
 def test_labels_of_another_size_are_told(dataset: Dataset) -> None:
     Image.new("RGB", (40, 20)).save(dataset.images[0].path)
     report = evaluate(make_model(), dataset).dataset.report

@@ -61,7 +61,9 @@ def read_coco(path: str | Path, *, images: str | Path | None = None) -> Dataset:
     )
     report.log(str(path))
     ids = tuple(number for number, _ in categories)
-    return Dataset(path.name, "coco", class_names, ids, labelled, report, path)
+    return Dataset(
+        path.name, "coco", class_names, ids, labelled, report, path if report.ok else None
+    )
 
 
 def _sections(path: Path, content: Any) -> dict[str, list[Any]]:
@@ -198,9 +200,7 @@ def _add(
         return
     box = _numbers(item.get("bbox"))
     if box is None:
-        report.add(
-            "bad_line", where, f"bbox must be four numbers, got {brief(item.get('bbox'))}"
-        )
+        report.add("bad_line", where, f"bbox must be four numbers, got {brief(item.get('bbox'))}")
         return
     area = item.get("area")
     collectors[number].add(

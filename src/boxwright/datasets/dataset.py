@@ -111,7 +111,8 @@ class Dataset:
         category_ids: The COCO category id of each class: the file's own, or counted from 1.
         images: In the order of the labels.
         report: What was wrong with files and labels, and what was done about it.
-        annotations: The COCO file it was read from, if that is what it was.
+        annotations: The COCO file that says the same; ``None`` where it was read from
+            other labels, or where some of a file's images or labels were left out.
     """
 
     name: str
@@ -135,7 +136,8 @@ class Dataset:
 
     def head(self, count: int) -> Dataset:
         """The first `count` images."""
-        return replace(self, images=self.images[:count])
+        whole = self.annotations if count >= len(self) else None
+        return replace(self, images=self.images[:count], annotations=whole)
 
     @cached_property
     def sha256(self) -> str:

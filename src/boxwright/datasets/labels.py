@@ -147,7 +147,7 @@ def make_dataset(
     stems = [path.stem for path, *_ in found]
     numbered = all(stem.isascii() and stem.isdigit() and len(stem) <= 15 for stem in stems)
     ids = [int(stem) for stem in stems] if numbered else []
-    if len(set(ids)) != len(found) or 0 in ids:
+    if len(set(ids)) != len(found):
         ids = list(range(1, len(found) + 1))
     images = tuple(
         LabelledImage(path, number, width, height, boxes)

@@ -136,12 +136,11 @@ def evaluate(
         raise InputError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
     if metric == "coco":
         require("faster_coco_eval", extra="eval")  # now, not after an hour of detecting
+    lowest = COCO_SCORE if metric == "coco" else DARKNET_SCORE
     with contextlib.ExitStack() as stack:
         if isinstance(source, Detector):
             detector = source
         else:
-            coco = metric == "coco"
-            lowest = COCO_SCORE if coco else DARKNET_SCORE
             detector = Detector(
                 source,
                 backend=backend,
@@ -149,8 +148,8 @@ def evaluate(
                 score_threshold=lowest if score_threshold is None else score_threshold,
                 iou_threshold=iou_threshold,
                 batch_size=batch_size,
-                max_detections=MAX_DETECTIONS if coco else None,
-                clip=coco,
+                max_detections=MAX_DETECTIONS if metric == "coco" else None,
+                clip=metric == "coco",
             )
             stack.enter_context(detector)
         class_map = map_classes(detector.card.class_names, dataset.class_names)
@@ -158,6 +157,22 @@ def evaluate(
         model = _identity(source, detector)
         facts = {**settings, "model": model, "dataset_sha256": dataset.sha256}
         run = _detect(detector, dataset, facts, output, resume, progress)
+    evaluation = _measure(run, dataset, class_map, settings, model, metric, definition, points)
+    if output is not None:
+        save(evaluation, output)
+    return evaluation
+
+
+def _measure(
+    run: _Run,
+    dataset: Dataset,
+    class_map: ClassMap,
+    settings: Mapping[str, Any],
+    model: Mapping[str, Any],
+    metric: Metric,
+    definition: Definition,
+    points: int | None,
+) -> Evaluation:
     readable, unreadable = _readable(dataset, run.records)
     found = [class_map.apply(_detections(run.records[str(i.path)])) for i in readable.images]
     results = coco_results(readable, found)
@@ -166,7 +181,7 @@ def evaluate(
         if metric == "coco"
         else voc_accuracy(readable, found, definition=definition, points=points)
     )
-    evaluation = Evaluation(
+    return Evaluation(
         accuracy,
         readable,
         tuple(found),
@@ -177,16 +192,13 @@ def evaluate(
         run.timing(),
         results,
     )
-    if output is not None:
-        save(evaluation, output)
-    return evaluation
 
 
 def save(evaluation: Evaluation, folder: str | Path, results: str | Path | None = None) -> None:
     """Write ``results.json`` (COCO's results format) and ``evaluation.json``.
 
-    Where the labels were no COCO file, ``annotations.json`` holds them as one, so that
-    pycocotools can be run on the two.
+    Where the labels were no COCO file, or not all of its images took part,
+    ``annotations.json`` holds them as one, so that pycocotools can be run on the two.
 
     Args:
         evaluation: What to write.
@@ -273,7 +285,8 @@ def _readable(
     for path, error in unreadable.items():
         report.add("damaged_image", path, error)
     rest = tuple(image for image in dataset.images if str(image.path) not in unreadable)
-    readable = replace(dataset, images=rest, report=report)
+    whole = None if unreadable else dataset.annotations
+    readable = replace(dataset, images=rest, report=report, annotations=whole)
     _check_sizes(readable, records)
     return readable, unreadable
 

@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer. Everything goes into $(VENV); nothing else is touched.
 #
-#   make demo        fetch a small trained detector, build it, detect, prove it
+#   make demo        fetch a small trained detector, ship it, detect, open its report
 #   make test        lint, types and tests, as CI runs them
 #
 # Another Python: make test PYTHON=python3.12
@@ -10,7 +10,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-BASE := $(VENV)/.base-installed
+DEMO := $(VENV)/.demo-installed
 DEV := $(VENV)/.dev-installed
 
 # OpenCV 5 dropped the Darknet importer that the demo takes a second opinion from.
@@ -26,7 +26,7 @@ help:
 	@echo "make docs        write the generated parts of docs/ again"
 	@echo "make clean       remove $(VENV), caches and the demo's files"
 
-demo: $(BASE)
+demo: $(DEMO)
 	$(BIN)/boxwright demo -o demo/
 
 test: lint
@@ -57,10 +57,11 @@ $(BIN)/python:
 	  echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  rm -rf $(VENV); exit 1; }
 
-$(BASE): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . '$(OPENCV)'
+# The report extra draws the charts of the demo's report.
+$(DEMO): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[report]' '$(OPENCV)'
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@ $(BASE)
+	@touch $@ $(DEMO)

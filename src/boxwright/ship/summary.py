@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +77,20 @@ def summarise(
         "images_per_second": best,
         "parity_ok": all(report["ok"] for report in parity) if parity else None,
         "parity_worst_nrmse": max(worst, default=None),
+        "detections_matched": _matched(parity),
         "consistent": consistency_check(verify.get("consistency", ())).ok,
         "source_bytes": source_bytes,
         "model_bytes": model_bytes,
         "engine_bytes": engine_bytes,
     }
+
+
+def _matched(parity: Sequence[Json]) -> list[int] | None:
+    """How many detections of the source the engine has, and how many there are."""
+    found = [b for b in (parity[0]["boxes"] if parity else ()) if b["stage"] == "detections"]
+    if not found:
+        return None
+    return [sum(b["matched"] for b in found), sum(b["reference_count"] for b in found)]
 
 
 def drop_points(accuracy: Json) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.errors import InputError
+from boxwright.extras import require
 
 TARGETS = ("auto", "onnxruntime", "openvino", "tensorrt")
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
@@ -90,6 +91,7 @@ class ShipSettings:
 
         Raises:
             InputError: With what is wrong and what to do.
+            MissingExtraError: Labels were given, and what computes AP is not installed.
         """
         from boxwright import backends
 
@@ -110,6 +112,8 @@ class ShipSettings:
             )
         if self.annotations is not None and len(self.images) != 1:
             raise InputError("with --annotations, give one --images: the folder of the images")
+        if self.annotations is not None:
+            require("faster_coco_eval", extra="eval")  # now, not after the build
         self.trained()
 
     def trained(self) -> Path:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import html.parser
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from boxwright.engine import Engine
-from boxwright.evaluate.report.evidence import Check, Evidence, of_engine
+from boxwright.evaluate.report.evidence import Check, Evidence, of_engine, of_receipt
 from boxwright.evaluate.report.html import render, write_report
 from boxwright.evaluate.report.layout import POLICY
-from tests.evaluate.report.material import HOSTILE, make_card, make_evidence, make_parity
+from tests.evaluate.report.material import (
+    HOSTILE,
+    make_card,
+    make_evaluation,
+    make_evidence,
+    make_parity,
+    make_speed,
+)
 from tests.models import make_model
 
 _VOID = {"br", "hr", "img", "link", "meta"}
@@ -156,3 +165,40 @@ def test_a_receipt_of_nonsense_still_makes_a_page(junk: Any, tmp_path: Path) -> 
     engine = Engine.write(tmp_path / "a.bw", make_model(), dict.fromkeys(names, junk), {})
     page = Page(render(of_engine(engine.path)))
     assert "What was built" in page.text
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield (*path, key)
+        if isinstance(item, dict | list):
+            yield from _leaves(item, (*path, key))
+
+
+def _replaced(value: Any, path: tuple[Any, ...], junk: Any) -> Any:
+    if not path:
+        return junk
+    changed = copy.copy(value)
+    changed[path[0]] = _replaced(value[path[0]], path[1:], junk)
+    return changed
+
+
+@pytest.mark.parametrize("junk", ["x", -1, None, [], {}, [[]], [{}], True, 1e308])
+def test_no_receipt_is_too_strange_for_a_page(junk: Any, tmp_path: Path) -> None:
+    speed = make_speed()
+    receipt = {
+        **make_evidence().receipt,
+        "verified": [make_parity()],
+        "consistency": list(make_evidence().consistency),
+        "accuracy": make_evaluation(),
+        "speed": {**speed, "batches": speed["measurements"]},
+    }
+    # One class and one batch are as good as many.
+    receipt["accuracy"]["accuracy"]["classes"] = receipt["accuracy"]["accuracy"]["classes"][:1]
+    receipt["accuracy"]["accuracy"]["classes"][0]["precision"] = [1.0, 0.5]
+    receipt["speed"]["measurements"] = receipt["speed"]["measurements"][:1]
+    path = Engine.write(tmp_path / "a.bw", make_model(), receipt, {}).path
+    whole = of_engine(path)
+    for place in _leaves(receipt):
+        evidence = of_receipt(whole, _replaced(receipt, place, junk))
+        assert Page(render(evidence)).open == [], place

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from boxwright.evaluate.report.access import listing, mapping, mappings, real, whole
 from boxwright.evaluate.report.evidence import Evidence
 from boxwright.evaluate.report.faithful import pictures
 from boxwright.evaluate.report.layout import absent, note, section
@@ -94,8 +95,7 @@ def _drop(drop: Json) -> Html | None:
 
 
 def _dataset(evaluation: Json) -> list[Html]:
-    data = evaluation.get("dataset")
-    data = data if isinstance(data, dict) else {}
+    data = mapping(evaluation.get("dataset"))
     parts = [
         el(
             "p",
@@ -104,21 +104,22 @@ def _dataset(evaluation: Json) -> list[Html]:
             el("span", str(data.get("sha256") or "")[:16], class_="hash"),
         )
     ]
-    unreadable = evaluation.get("unreadable")
+    unreadable = mapping(evaluation.get("unreadable"))
     if unreadable:
         parts.append(note(f"{len(unreadable)} images could not be read and do not count."))
     return parts
 
 
 def _curves(accuracy: Json) -> list[Html]:
-    classes = [c for c in _classes(accuracy) if c.get("precision")]
+    classes = [(c, [real(v) for v in listing(c.get("precision"))]) for c in _classes(accuracy)]
+    length = max((len(points) for _, points in classes), default=0)
+    classes = [(c, points) for c, points in classes if points and len(points) == length]
     if not classes:
         return []
-    length = len(classes[0]["precision"])
-    mean = [sum(c["precision"][i] for c in classes) / len(classes) for i in range(length)]
+    mean = [sum(points[i] for _, points in classes) / len(classes) for i in range(length)]
     curves = [Curve(f"mean of {len(classes)} classes", mean, strong=True)]
-    most = sorted(classes, key=lambda c: -int(c.get("objects") or 0))[: len(COLOURS) - 1]
-    curves += [Curve(f"{c.get('name')} ({c.get('objects')})", c["precision"]) for c in most]
+    most = sorted(classes, key=lambda item: -whole(item[0].get("objects")))[: len(COLOURS) - 1]
+    curves += [Curve(f"{c.get('name')} ({c.get('objects')})", points) for c, points in most]
     return [
         el("h3", "Precision over recall, at IoU 0.50"),
         unit_chart(curves if len(classes) > 1 else curves[1:], "recall", "precision"),
@@ -129,7 +130,8 @@ def _per_class(evidence: Evidence) -> list[Html]:
     own = _classes(_accuracy(evidence.accuracy or {}))
     source = {str(c.get("name")): c for c in _classes(_accuracy(evidence.source_accuracy or {}))}
     present = sorted(
-        (c for c in own if c.get("objects")), key=lambda c: (-int(c["objects"]), str(c.get("name")))
+        (c for c in own if whole(c.get("objects"))),
+        key=lambda c: (-c["objects"], str(c.get("name"))),
     )
     rows = []
     for item in present:
@@ -203,13 +205,11 @@ def _matrix(shown: Sequence[str], counts: Mapping[tuple[Any, Any], int]) -> Html
 
 
 def _accuracy(evaluation: Json) -> Json:
-    found = evaluation.get("accuracy")
-    return found if isinstance(found, dict) else {}
+    return mapping(evaluation.get("accuracy"))
 
 
-def _classes(accuracy: Json) -> list[Json]:
-    found = accuracy.get("classes")
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+def _classes(accuracy: Json) -> list[dict[str, Any]]:
+    return mappings(accuracy.get("classes"))
 
 
 def _difference(own: object, source: object) -> float | None:

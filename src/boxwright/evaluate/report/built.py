@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from boxwright.evaluate.report.access import mapping, real, whole
 from boxwright.evaluate.report.evidence import Evidence
 from boxwright.evaluate.report.layout import section
 from boxwright.evaluate.report.markup import Html, el, facts, fold, table
@@ -28,7 +29,7 @@ def render(evidence: Evidence) -> Html:
 
 
 def _facts(evidence: Evidence) -> Html:
-    card, build = evidence.card, _mapping(evidence.receipt.get("build"))
+    card, build = evidence.card, mapping(evidence.receipt.get("build"))
     nms = card.nms
     height, width = card.input_size
     seconds = build.get("seconds")
@@ -43,7 +44,7 @@ def _facts(evidence: Evidence) -> Html:
             ("backend", build.get("backend")),
             ("precision", build.get("precision")),
             ("plan", build.get("fingerprint")),
-            ("building took", duration(seconds) if isinstance(seconds, int | float) else None),
+            ("building took", duration(real(seconds)) if real(seconds) else None),
             ("licence", card.licence or "not stated"),
         ]
     )
@@ -64,19 +65,18 @@ def _made(evidence: Evidence) -> list[Html]:
 
 
 def _layers(receipt: Any) -> Html | None:
-    layers = _mapping(receipt.get("layers"))
+    layers = mapping(receipt.get("layers"))
     rows = [
         (kind, operator, count)
         for kind, counts in layers.items()
         for operator, count in sorted(
-            _mapping(counts).items(), key=lambda item: (-_count(item[1]), item[0])
+            mapping(counts).items(), key=lambda item: (-whole(item[1]), item[0])
         )
     ]
     if not rows:
         return None
     totals = ", ".join(
-        f"{sum(map(_count, _mapping(counts).values()))} in {kind}"
-        for kind, counts in layers.items()
+        f"{sum(map(whole, mapping(counts).values()))} in {kind}" for kind, counts in layers.items()
     )
     return fold(
         f"What each layer really runs in: {totals}",
@@ -105,11 +105,3 @@ def _classes(names: tuple[str, ...]) -> Html:
 
 def _pairs(content: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in content.items())
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from boxwright.engine import Engine
+from boxwright.evaluate.report.access import mappings, real, whole
 from boxwright.files import sha256_file
 
 if TYPE_CHECKING:
@@ -107,14 +108,14 @@ class Evidence:
 def parity_check(report: Json) -> Check:
     """A parity report in one line."""
     images = report.get("images", 0)
-    worst = max((float(t.get("nrmse") or 0) for t in report.get("tensors", ())), default=0.0)
-    boxes = [b for b in report.get("boxes", ()) if b.get("stage") == "detections"]
+    worst = max((real(t.get("nrmse")) for t in mappings(report.get("tensors"))), default=0.0)
+    boxes = [b for b in mappings(report.get("boxes")) if b.get("stage") == "detections"]
     parts = [f"{images} image{'' if images == 1 else 's'}"]
     if report.get("tensors"):
         parts.append(f"tensors within {worst:.1e} (nrmse)")
     if boxes:
-        matched = sum(int(b.get("matched", 0)) for b in boxes)
-        expected = sum(int(b.get("reference_count", 0)) for b in boxes)
+        matched = sum(whole(b.get("matched")) for b in boxes)
+        expected = sum(whole(b.get("reference_count")) for b in boxes)
         parts.append(f"{matched} of {expected} detections matched")
     name = f"Agrees with {report.get('reference', 'the reference')}"
     return Check(name, bool(report.get("ok")), ", ".join(parts))
@@ -140,24 +141,24 @@ def of_engine(path: Path) -> Evidence:
         EngineError: The file is missing or damaged.
     """
     engine = Engine.open(path)
-    receipt = engine.receipt
+    built = BuiltFile(path.name, path.stat().st_size, sha256_file(path))
+    return of_receipt(Evidence(engine.card, {}, path.name, (built,)), engine.receipt)
+
+
+def of_receipt(evidence: Evidence, receipt: Json) -> Evidence:
+    """The evidence with what a receipt says; whatever is not as we write it is left out."""
     accuracy = receipt.get("accuracy")
-    return Evidence(
-        card=engine.card,
+    return replace(
+        evidence,
         receipt=receipt,
-        engine=path.name,
-        files=(BuiltFile(path.name, path.stat().st_size, sha256_file(path)),),
         parity=tuple(_reports(receipt)),
-        consistency=tuple(_mappings(receipt.get("consistency"))),
+        consistency=tuple(mappings(receipt.get("consistency"))),
         accuracy=accuracy if isinstance(accuracy, dict) and "accuracy" in accuracy else None,
         speed=receipt["speed"] if isinstance(receipt.get("speed"), dict) else None,
     )
 
 
 def _reports(receipt: Json) -> list[Json]:
-    found = receipt.get("verified")
-    return [item for item in _mappings(found) if "tensors" in item or "boxes" in item]
-
-
-def _mappings(value: object) -> list[Json]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return [
+        item for item in mappings(receipt.get("verified")) if "tensors" in item or "boxes" in item
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from boxwright.evaluate.report.access import listing, mappings, real
 from boxwright.evaluate.report.evidence import Evidence
 from boxwright.evaluate.report.layout import absent, mark, note, section
 from boxwright.evaluate.report.markup import Html, el, table
@@ -38,7 +39,7 @@ def render(evidence: Evidence) -> Html:
 
 def headline(reports: Sequence[Json]) -> str:
     """The largest nrmse of the first report."""
-    worst = max((float(t.get("nrmse") or 0) for t in reports[0].get("tensors", ())), default=0.0)
+    worst = max((real(t.get("nrmse")) for t in mappings(reports[0].get("tensors"))), default=0.0)
     return power(worst)
 
 
@@ -67,8 +68,8 @@ def _parity(report: Json) -> list[Html]:
     verdict = "agrees with" if report.get("ok") else "DIFFERS from"
     images = report.get("images", 0)
     title = f"{report.get('subject')} {verdict} {report.get('reference')}"
-    rows = [_tensor(tensor) for tensor in report.get("tensors", ())]
-    rows += [_boxes(boxes) for boxes in report.get("boxes", ())]
+    rows = [_tensor(tensor) for tensor in mappings(report.get("tensors"))]
+    rows += [_boxes(boxes) for boxes in mappings(report.get("boxes"))]
     parts = [
         el("h3", title),
         table(
@@ -77,7 +78,7 @@ def _parity(report: Json) -> list[Html]:
             caption=f"on {images} image{'' if images == 1 else 's'}",
         ),
     ]
-    return parts + [note(str(text)) for text in report.get("notes", ())]
+    return parts + [note(str(text)) for text in listing(report.get("notes"))]
 
 
 def _tensor(tensor: Json) -> tuple[object, ...]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from boxwright._version import __version__
 from boxwright.evaluate.report import accuracy, built, faithful, speed
+from boxwright.evaluate.report.access import listing, mapping
 from boxwright.evaluate.report.evidence import Evidence
 from boxwright.evaluate.report.layout import anchor, note, page, section, tile, verdict
 from boxwright.evaluate.report.markup import Html, el, facts
@@ -61,7 +61,7 @@ _TITLES = (
 
 
 def _header(evidence: Evidence) -> Html:
-    build = _mapping(evidence.receipt.get("build"))
+    build = mapping(evidence.receipt.get("build"))
     card = evidence.card
     parts = [
         str(build.get("backend") or ""),
@@ -92,7 +92,7 @@ def _numbers(evidence: Evidence) -> Iterator[Html]:
             yield tile(percent(value), "%", f"{name} on labelled images")
     first = speed.first_batch(evidence.speed)
     if first is not None:
-        whole = _mapping(first.get("end_to_end_ms"))
+        whole = mapping(first.get("end_to_end_ms"))
         if isinstance(whole.get("p50"), int | float):
             yield tile(number(whole["p50"]), "ms", "latency, file to boxes (p50)")
         best = speed.best_throughput(evidence.speed)
@@ -108,16 +108,16 @@ def _numbers(evidence: Evidence) -> Iterator[Html]:
 
 
 def _environment(evidence: Evidence) -> Html:
-    machine = dict(_mapping(evidence.receipt.get("environment")))
-    measured = _mapping((evidence.speed or {}).get("environment"))
+    machine = dict(mapping(evidence.receipt.get("environment")))
+    measured = mapping((evidence.speed or {}).get("environment"))
     machine.update({k: v for k, v in measured.items() if k not in ("before", "after")})
-    libraries = _mapping(machine.get("libraries"))
+    libraries = mapping(machine.get("libraries"))
     cores = machine.get("usable_cores")
     rows = [
         ("processor", machine.get("cpu")),
         ("cores", None if cores is None else f"{cores} usable of {machine.get('cores')}"),
         ("physical cores", machine.get("physical_cores")),
-        ("CPU features", " ".join(map(str, machine.get("cpu_features") or ()))),
+        ("CPU features", " ".join(map(str, listing(machine.get("cpu_features"))))),
         ("frequency governor", machine.get("governor")),
         ("memory", _memory(machine.get("memory_mib"))),
         ("system", f"{machine.get('system')} {machine.get('release')} {machine.get('machine')}"),
@@ -158,7 +158,3 @@ def _memory(mebibytes: object) -> str | None:
     if not isinstance(mebibytes, int):
         return None
     return human_size(mebibytes << 20)
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

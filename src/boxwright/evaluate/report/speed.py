@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from boxwright.evaluate.report.access import listing, mapping, mappings, real, whole
 from boxwright.evaluate.report.evidence import Evidence
 from boxwright.evaluate.report.layout import absent, note, section
 from boxwright.evaluate.report.markup import Html, el, fold, inline_svg, table
@@ -30,20 +31,20 @@ def render(evidence: Evidence) -> Html:
     parts.append(el("div", drawn, class_="charts") if drawn else None)
     parts += [el("h3", "Latency and throughput"), _percentiles(speed)]
     parts += [el("h3", "Where the time goes"), _stages(speed), _ratios(speed), _peers(speed)]
-    parts += [note(str(text)) for text in _list(speed.get("notes"))]
+    parts += [note(str(text)) for text in listing(speed.get("notes"))]
     return section("How fast", intro, parts)
 
 
-def measurements(speed: Json | None) -> list[Json]:
+def measurements(speed: Json | None) -> list[dict[str, Any]]:
     """The batches, whether a benchmark or a receipt holds them."""
-    found = _list((speed or {}).get("measurements")) or _list((speed or {}).get("batches"))
-    return [item for item in found if isinstance(item, dict)]
+    held = speed or {}
+    return mappings(held.get("measurements")) or mappings(held.get("batches"))
 
 
 def first_batch(speed: Json | None) -> Json | None:
     """The subject at its smallest batch size."""
     own = [item for item in measurements(speed) if _is_subject(speed or {}, item)]
-    return min(own, key=lambda item: item.get("batch", 1), default=None)
+    return min(own, key=lambda item: whole(item.get("batch"), 1), default=None)
 
 
 def best_throughput(speed: Json | None) -> float | None:
@@ -58,8 +59,7 @@ def _is_subject(speed: Json, item: Json) -> bool:
 
 
 def _noise(speed: Json) -> Html | None:
-    noise = speed.get("noise")
-    reasons = _list(noise.get("reasons")) if isinstance(noise, dict) else []
+    reasons = listing(mapping(speed.get("noise")).get("reasons"))
     if not reasons:
         return None
     return note("The machine was not quiet: " + "; ".join(map(str, reasons)) + ".")
@@ -72,8 +72,7 @@ def _percentiles(speed: Json) -> Html:
             ("network", "network_ms", "images_per_second"),
             ("file to boxes", "end_to_end_ms", "end_to_end_images_per_second"),
         ):
-            times = item.get(key)
-            times = times if isinstance(times, dict) else {}
+            times = mapping(item.get(key))
             rows.append(
                 (
                     str(item.get("contender") or "this engine"),
@@ -92,9 +91,8 @@ def _percentiles(speed: Json) -> Html:
 def _stages(speed: Json) -> Html:
     rows = []
     for item in measurements(speed):
-        batch = item.get("batch") or 1
-        times = item.get("stages_ms")
-        medians = {k: _median(v) / batch for k, v in times.items()} if times else {}
+        batch = whole(item.get("batch")) or 1
+        medians = {k: _median(v) / batch for k, v in mapping(item.get("stages_ms")).items()}
         total = sum(medians.values())
         if not total:
             continue
@@ -119,13 +117,11 @@ def _stages(speed: Json) -> Html:
 
 
 def _median(value: object) -> float:
-    if isinstance(value, dict):
-        value = value.get("p50")
-    return float(value) if isinstance(value, int | float) else 0.0
+    return max(real(value.get("p50") if isinstance(value, dict) else value), 0.0)
 
 
 def _ratios(speed: Json) -> list[Html]:
-    ratios = [item for item in _list(speed.get("ratios")) if isinstance(item, dict)]
+    ratios = mappings(speed.get("ratios"))
     if not ratios:
         return []
     rows = [
@@ -152,7 +148,7 @@ def _interval(value: object) -> str:
 
 
 def _peers(speed: Json) -> Html | None:
-    peers = [item for item in _list(speed.get("participants")) if isinstance(item, dict)]
+    peers = mappings(speed.get("participants"))
     if len(peers) < 2:
         return None
     rows = []
@@ -165,7 +161,3 @@ def _peers(speed: Json) -> Html | None:
         rows.append((peer.get("name"), *facts, found))
     columns = ("who", "runtime", "precision", "threads", "finds the same")
     return fold("Who took part", table(columns, rows, numbers=("threads",)))
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []

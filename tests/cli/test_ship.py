@@ -1,0 +1,108 @@
+"""``ship`` and ``report`` as users call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boxwright.ship import settings as ship_settings
+from tests.cli.conftest import Run
+from tests.ship.material import write_material
+
+
+@pytest.fixture
+def material(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    # A benchmark of seconds proves nothing here.
+    original = ship_settings.ShipSettings
+
+    def quick(**values: Any) -> ship_settings.ShipSettings:
+        return original(**{**values, "bench_seconds": 0.05, "batches": (1,)})
+
+    monkeypatch.setattr(ship_settings, "ShipSettings", quick)
+    return write_material(tmp_path / "material")
+
+
+def _arguments(material: dict[str, Path], *more: str) -> list[str]:
+    names = str(material["weights"].with_suffix(".names"))
+    return ["ship", str(material["weights"]), names, "--images", str(material["images"]), *more]
+
+
+def test_ship_ends_with_a_summary(run: Run, material: dict[str, Path]) -> None:
+    done = run(*_arguments(material, "--annotations", str(material["labels"]), "-o", "out"))
+    assert done.exit_code == 0, done.output
+    for piece in ("Proven", "AP", "latency p90", "images/s", "Agrees with itself", "report.html"):
+        assert piece in done.stdout
+    assert done.stderr.splitlines()[:3] == ["import", "build", "verify"]
+    again = run(*_arguments(material, "--annotations", str(material["labels"]), "-o", "out"))
+    assert "8 stages were done before" in again.stdout
+    assert again.stderr == ""
+
+
+def test_without_labels_agreement_is_said(run: Run, material: dict[str, Path]) -> None:
+    done = run(*_arguments(material, "-o", "out"))
+    assert "detections that agree (no labels)" in done.stdout
+
+
+def test_missed_budgets_are_3_and_all_are_named(run: Run, material: dict[str, Path]) -> None:
+    budgets = ("--min-fps", "1e9", "--max-latency", "1e-6", "-o", "out")
+    done = run(*_arguments(material, *budgets))
+    assert done.exit_code == 3
+    assert "NOT proven" in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last == "not met: Budget min-fps, Budget max-latency: exit code 3"
+    as_json = run(*_arguments(material, *budgets), "--json")
+    assert as_json.exit_code == 3
+    content = json.loads(as_json.stdout)
+    assert content["ok"] is False
+    assert [budget["ok"] for budget in content["budgets"]] == [False, False]
+    # Only the page names the budgets, so nothing is measured for one that is looser.
+    loose = run(*_arguments(material, "--min-fps", "0.001", "-o", "out"))
+    assert loose.exit_code == 0
+    assert loose.stderr == "report: again, because budgets, command changed\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--precision", "int8"), "error: precision int8 is not available in this version"),
+        (("--target", "tensorrt"), "error: target tensorrt is not available in this version"),
+        (("--max-drop", "1"), "error: a drop of AP can only be measured on labelled images"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    more: tuple[str, ...], message: str, run: Run, material: dict[str, Path]
+) -> None:
+    done = run(*_arguments(material, *more, "-o", "out"))
+    assert done.exit_code == 1
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("out").exists()
+
+
+def test_restart_is_passed_on(run: Run, material: dict[str, Path]) -> None:
+    run(*_arguments(material, "-o", "out"))
+    done = run(*_arguments(material, "--restart", "-o", "out"))
+    assert done.stderr.split() == ["import", "build", "verify", "bench", "report"]
+
+
+def test_a_report_of_an_engine_alone(run: Run, material: dict[str, Path]) -> None:
+    run(*_arguments(material, "-o", "out"))
+    done = run("report", "out/tiny.bw")
+    assert done.exit_code == 0, done.output
+    assert "Agrees with itself" in done.stdout
+    page = Path("tiny.html").read_text()
+    assert "All 2 checks passed" in page
+    content = json.loads(run("report", "out/tiny.bw", "-o", "b.html", "--json").stdout)
+    assert content["output"] == "b.html"
+    assert content["ok"] is True
+    assert Path("b.html").stat().st_size == content["bytes"]
+
+
+def test_a_report_of_no_engine_is_one_line(run: Run) -> None:
+    Path("a.bw").write_text("no engine")
+    done = run("report", "a.bw")
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 1

@@ -12,13 +12,13 @@ from tests.cli.material import write_darknet, write_image
 IMAGES = 5
 
 
-def write_material(folder: Path) -> dict[str, Path]:
+def write_material(folder: Path, count: int = IMAGES) -> dict[str, Path]:
     """Weights, images and labels; where they are."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = write_darknet(folder)
     images = []
     annotations = []
-    for number in range(1, IMAGES + 1):
+    for number in range(1, count + 1):
         name = f"{number:04d}.png"
         write_image(folder / "images" / name, seed=number)
         images.append({"id": number, "file_name": name, "width": 60, "height": 40})
@@ -27,7 +27,7 @@ def write_material(folder: Path) -> dict[str, Path]:
                 "id": number,
                 "image_id": number,
                 "category_id": 1 + number % 3,
-                "bbox": [5 * number, 4, 20, 18],
+                "bbox": [5 * (number % 6), 4, 20, 18],
                 "area": 360,
                 "iscrowd": 0,
             }

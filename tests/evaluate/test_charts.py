@@ -121,3 +121,10 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"boxwright\[report\]"):
         charts.charts_of(_result("a", "b"))
+
+
+def test_dollars_in_a_name_are_no_formula() -> None:
+    names = (r"a$\frac{$.bw", "b$x$")
+    for chart in charts.charts_of(_result(*names)).values():
+        assert "x" not in _texts(chart)  # as it would stand in a formula
+    assert set(names) <= set(_texts(charts.throughput(_result(*names))))

@@ -15,7 +15,7 @@ from tests.ship.material import write_material
 IMAGES = 20
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """As if killed."""
 
 
@@ -28,7 +28,7 @@ def test_a_stopped_run_goes_on_only_with_the_same_key(key: str, kept: int, tmp_p
 
     def stop(stage: str, done: int, total: int | None) -> None:
         if done:
-            raise Stopped
+            raise StoppedError
 
     def watch(stage: str, done: int, total: int | None) -> None:
         seen.append(done)
@@ -36,7 +36,7 @@ def test_a_stopped_run_goes_on_only_with_the_same_key(key: str, kept: int, tmp_p
     def dataset() -> datasets.Dataset:
         return datasets.open(material["labels"], images=material["images"])
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         measure(model, dataset(), folder, "same", device="cpu", progress=stop)
     measure(model, dataset(), folder, key, device="cpu", progress=watch)
     assert seen[0] == kept

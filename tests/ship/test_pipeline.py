@@ -246,6 +246,21 @@ def test_descriptions_may_stand_beside_the_weights(
     assert Engine.open(result.files["engine"]).card.class_names == ("cat", "dog", "bird")
 
 
+def test_strange_names_go_all_the_way(tmp_path: Path) -> None:
+    own = write_material(tmp_path)
+    name = "a$\\frac{$<b>&\"'"
+    for suffix in (".weights", ".cfg", ".names"):
+        (tmp_path / f"tiny{suffix}").rename(tmp_path / f"{name}{suffix}")
+    own["weights"] = tmp_path / f"{name}.weights"
+    images = tmp_path / "im<i>\udcfe"  # not UTF-8
+    own["images"] = own["images"].rename(images)
+    result = ship(make_settings(own, tmp_path / "out", against=("bare",)))
+    assert result.ok
+    page = Path(result.files["report"]).read_text()
+    assert "<b>&" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
 def test_the_command_repeats_the_settings(material: dict[str, Path]) -> None:
     settings = make_settings(
         material,

@@ -105,7 +105,8 @@ def inline_svg(svg: str, prefix: str) -> Html:
         svg: From our own drawing code, never from a file: it is not escaped.
         prefix: Letters, digits and dashes.
     """
-    body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    body = svg[svg.index("<svg") :].encode("utf-8", "replace").decode()
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)

@@ -73,7 +73,7 @@ def _parity(report: Json) -> list[Html]:
     parts = [
         el("h3", title),
         table(
-            ("check", "measured", "accepted", "verdict"),
+            ("check", "verdict", "measured", "accepted"),
             rows,
             caption=f"on {images} image{'' if images == 1 else 's'}",
         ),
@@ -91,9 +91,9 @@ def _tensor(tensor: Json) -> tuple[object, ...]:
         measured += f", {differ} values NaN or infinite on one side only"
     return (
         f"{tensor.get('kind')} {tensor.get('name')}",
+        mark(bool(tensor.get("ok"))),
         measured,
         f"nrmse {power(tensor.get('tolerance'))}",
-        mark(bool(tensor.get("ok"))),
     )
 
 
@@ -106,9 +106,9 @@ def _boxes(boxes: Json) -> tuple[object, ...]:
             matched += f", {boxes[name]} {name}"
     return (
         f"{boxes.get('stage')} over {boxes.get('threshold')}",
+        mark(bool(boxes.get("ok"))),
         matched,
         f"box {power(boxes.get('box_tolerance'))}, score {power(boxes.get('score_tolerance'))}",
-        mark(bool(boxes.get("ok"))),
     )
 
 
@@ -126,5 +126,5 @@ def _consistency(checks: Sequence[Json]) -> Html:
                 f"{power(check.get('box_difference'))} of the side"
             )
         ok = None if skipped else bool(check.get("ok"))
-        rows.append((check.get("name"), measured, power(check.get("tolerance")), mark(ok)))
-    return table(("check", "measured", "accepted", "verdict"), rows)
+        rows.append((check.get("name"), mark(ok), measured, power(check.get("tolerance"))))
+    return table(("check", "verdict", "measured", "accepted"), rows)

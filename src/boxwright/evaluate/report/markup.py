@@ -66,7 +66,13 @@ def table(
         [el("th", c, class_=k, scope="col") for c, k in zip(columns, classes, strict=True)],
     )
     body = [
-        el("tr", [el("td", cell, class_=k) for cell, k in zip(row, classes, strict=True)])
+        el(
+            "tr",
+            [
+                el("td", cell, class_=k or _width(cell))
+                for cell, k in zip(row, classes, strict=True)
+            ],
+        )
         for row in rows
     ]
     sheet = el(
@@ -76,6 +82,11 @@ def table(
         el("tbody", body),
     )
     return el("div", sheet, class_="scroll", tabindex="0")
+
+
+def _width(cell: object) -> str | None:
+    """Sentences want a column of some width, however narrow the screen."""
+    return "long" if not isinstance(cell, Html) and len(str(cell)) > 26 else None
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> Html:

@@ -10,8 +10,8 @@ from boxwright.evaluate.report.markup import Html, el, join
 # Okabe and Ito's colours, those that read on white and on near-black alike.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
-_WIDTH, _HEIGHT = 640, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 46
+_WIDTH, _HEIGHT = 640, 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 16, 14, 58
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ def _grid(x_label: str, y_label: str) -> Html:
             parts.append(
                 el("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke="currentColor", stroke_opacity=0.16)
             )
-        parts.append(_label(f"{tick:g}", _x(tick), _y(0) + 17, "middle"))
-        parts.append(_label(f"{tick:g}", _LEFT - 8, _y(tick) + 4, "end"))
-    parts.append(_label(x_label, _x(0.5), _HEIGHT - 6, "middle"))
+        parts.append(_label(f"{tick:g}", _x(tick), _y(0) + 22, "middle"))
+        parts.append(_label(f"{tick:g}", _LEFT - 8, _y(tick) + 6, "end"))
+    parts.append(_label(x_label, _x(0.5), _HEIGHT - 8, "middle"))
     middle = _y(0.5)
-    parts.append(_label(y_label, 14, middle, "middle", transform=f"rotate(-90 14 {middle:.0f})"))
+    parts.append(_label(y_label, 18, middle, "middle", transform=f"rotate(-90 18 {middle:.0f})"))
     return join(parts)
 
 
@@ -93,7 +93,7 @@ def _label(content: str, x: float, y: float, anchor: str, transform: str | None 
         x=f"{x:.1f}",
         y=f"{y:.1f}",
         text_anchor=anchor,
-        font_size=13,
+        font_size=17,
         fill="currentColor",
         fill_opacity=0.7,
         transform=transform,

@@ -44,6 +44,10 @@ def test_ship_ends_with_a_summary(run: Run, material: dict[str, Path]) -> None:
 def test_without_labels_agreement_is_said(run: Run, material: dict[str, Path]) -> None:
     done = run(*_arguments(material, "-o", "out"))
     assert "detections that agree (no labels)" in done.stdout
+    assert "OpenCV" not in done.stdout
+    second = run(*_arguments(material, "--second-opinion", "-o", "out"))
+    assert second.stderr.splitlines()[0] == "verify: again, because second opinion changed"
+    assert "OpenCV" in second.stdout
 
 
 def test_missed_budgets_are_3_and_all_are_named(run: Run, material: dict[str, Path]) -> None:

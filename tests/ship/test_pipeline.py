@@ -269,12 +269,13 @@ def test_the_command_repeats_the_settings(material: dict[str, Path]) -> None:
         import_options={"size": (32, 64), "names": None},
         against=("bare",),
         precision="fp32",
+        opencv=True,
     )
     command = settings.command()
     assert command.startswith("boxwright ship ")
     assert "--size 32x64 --precision fp32 --max-drop 0.5 --min-fps 10 --max-latency 40" in command
     assert "--names" not in command
-    assert command.endswith("--against bare -o 'my out'")
+    assert command.endswith("--against bare --second-opinion -o 'my out'")
 
 
 def test_a_failed_check_is_not_ok(

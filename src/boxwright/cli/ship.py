@@ -85,6 +85,11 @@ _EXIT_BUDGET = 3
     metavar="PEER",
     help="Measure speed beside this too, as `boxwright bench` does; repeatable.",
 )
+@click.option(
+    "--second-opinion",
+    is_flag=True,
+    help="Compare with OpenCV's own reading of the Darknet files, too.",
+)
 @click.option("--restart", is_flag=True, help="Do everything again.")
 @click.option(
     "-o",
@@ -135,6 +140,7 @@ def make_settings(settings: Settings, options: dict[str, Any]) -> ShipSettings:
             **{name: options[name] for name in imports},
         },
         against=options["against"],
+        opencv=options["second_opinion"],
         device=settings.device,
         seed=settings.seed,
     )

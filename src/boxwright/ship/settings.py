@@ -164,4 +164,5 @@ class ShipSettings:
             words += [f"--{name.replace('_', '-')}", f"{limit:g}"]
         for peer in self.against:
             words += ["--against", peer]
+        words += ["--second-opinion"] if self.opencv else []
         return shlex.join([*words, "-o", str(self.output)])

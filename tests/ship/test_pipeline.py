@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,16 @@ def test_a_failed_check_is_not_ok(
     assert not result.ok
     assert [c.detail for c in result.checks if c.ok is False] == ["failed: permuted batch"]
     assert "1 of 2 checks failed" in Path(result.files["report"]).read_text()
+
+
+def test_without_matplotlib_there_are_tables_and_a_word(
+    material: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = ship(make_settings(material, tmp_path, annotations=None))
+    (remark,) = result.remarks
+    assert remark.startswith("no charts: matplotlib is not installed")
+    page = Path(result.files["report"]).read_text()
+    assert "boxwright[report]" in page
+    assert "p99 ms" in page
+    assert 'class="charts"' not in page

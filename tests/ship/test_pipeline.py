@@ -12,6 +12,7 @@ import pytest
 
 from boxwright.engine import Engine
 from boxwright.errors import InputError
+from boxwright.ship import pipeline
 from boxwright.ship.pipeline import ship
 from boxwright.ship.settings import Budgets, ShipSettings
 from boxwright.ship.summary import ShipResult
@@ -309,3 +310,7 @@ def test_without_matplotlib_there_are_tables_and_a_word(
     assert "boxwright[report]" in page
     assert "p99 ms" in page
     assert 'class="charts"' not in page
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "_version", lambda package: "another")
+    assert run(make_settings(material, tmp_path, annotations=None)) == ["bench", "report"]
+    assert 'class="charts"' in Path(result.files["report"]).read_text()

@@ -10,6 +10,7 @@ on is its key (:mod:`boxwright.ship.stages`); a run does what is not done.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -221,7 +222,16 @@ def _bench_inputs(work: Work) -> dict[str, Any]:
         "seed": work.settings.seed,
         "device": work.settings.device,
         "machine": machine,
+        # Without it there are no charts; brought later, they are drawn then.
+        "drawing library": _version("matplotlib"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _report_inputs(work: Work) -> dict[str, Any]:

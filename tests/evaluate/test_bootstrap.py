@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from boxwright.datasets import GroundTruth
 from boxwright.detections import Detections
@@ -41,7 +42,8 @@ def make_detections(
     numbers = np.concatenate([numbers, rng.integers(0, 3, extra)])
     wrong = rng.uniform(size=len(numbers)) < 0.1
     numbers[wrong] = (numbers[wrong] + 1) % 3
-    return Detections(boxes, rng.integers(1, 40, len(boxes)) / 40, numbers, CLASSES)
+    scores = (rng.integers(1, 40, len(boxes)) / 40).astype(np.float32)
+    return Detections(boxes.astype(np.float32), scores, numbers, CLASSES)
 
 
 def make_world(
@@ -115,15 +117,16 @@ def test_ap_is_that_of_pycocotools(seed: int) -> None:
     assert {item.name for item in ours.classes} == {"cat", "dog", "bird"}
 
 
+def spread(scores: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    return (scores + rng.uniform(0, 1e-3, len(scores))).astype(np.float32)
+
+
 def test_a_weight_is_the_image_repeated() -> None:
     """A draw of the bootstrap gives what pycocotools gives on the images so drawn."""
     labels, found = make_world(12, 3)
     rng = np.random.default_rng(8)
     # No two detections of an image tie: their order among the repeated would be open.
-    found = [
-        Detections(d.xyxy, d.score + rng.uniform(0, 1e-3, len(d)), d.class_id, CLASSES)
-        for d in found
-    ]
+    found = [Detections(d.xyxy, spread(d.score, rng), d.class_id, CLASSES) for d in found]
     matches = matched(labels, found)
     rng = np.random.default_rng(7)
     draw = rng.multinomial(12, np.full(12, 1 / 12), size=1)[0]
@@ -145,10 +148,15 @@ def test_equal_sides_differ_by_nothing_and_a_worse_one_is_told() -> None:
     assert not same.ap.excludes_zero
     rng = np.random.default_rng(1)
     worse = [
-        Detections(d.xyxy + rng.normal(0, 3, d.xyxy.shape), d.score, d.class_id, CLASSES)
+        Detections(
+            (d.xyxy + rng.normal(0, 3, d.xyxy.shape)).astype(np.float32),
+            d.score,
+            d.class_id,
+            CLASSES,
+        )
         for d in found
     ]
-    worse = [d[(d.xyxy[:, 2:] > d.xyxy[:, :2]).all(axis=1)] for d in worse]
+    worse = [d[np.asarray((d.xyxy[:, 2:] > d.xyxy[:, :2]).all(axis=1))] for d in worse]
     result = bootstrap_ap(matched(labels, worse), matches, CLASSES, resamples=300)
     assert result.ap.low < result.ap.value < result.ap.high < 0
     assert result.ap.excludes_zero

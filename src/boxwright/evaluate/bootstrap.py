@@ -32,6 +32,7 @@ from boxwright.evaluate.matches import IOU_THRESHOLDS, ImageMatches
 from boxwright.progress import ProgressCallback, silent
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 _RECALLS = np.linspace(0, 1, 101)
 # Numbers in one weighted sum at a time: 4 million float64 are 32 MB.
@@ -238,7 +239,7 @@ def _summarise(
     seed: int,
 ) -> ApDifference:
     """From AP ``(draws, classes, thresholds)`` of both sides, draw 0 being the images as are."""
-    present = ~np.isnan(reference).any(axis=2)
+    present: Bools = np.logical_not(np.isnan(reference).any(axis=2))
     ap = [np.mean(side, axis=2) for side in (reference, subject)]
     ap50 = [side[:, :, 0] for side in (reference, subject)]
     means, means50 = [_mean(side, present) for side in ap], [_mean(side, present) for side in ap50]

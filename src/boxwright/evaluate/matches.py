@@ -61,9 +61,9 @@ def match_image(detections: Detections, labels: GroundTruth, classes: int) -> Im
     Raises:
         InputError: A class number is out of range.
     """
-    for name, numbers in (("detection", detections.class_id), ("label", labels.class_id)):
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < classes:
-            raise InputError(f"{name} classes must be 0 to {classes - 1}, got {numbers.max()}")
+    for name, used in (("detection", detections.class_id), ("label", labels.class_id)):
+        if len(used) and not 0 <= used.min() <= used.max() < classes:
+            raise InputError(f"{name} classes must be 0 to {classes - 1}, got {used.max()}")
     # pycocotools works on left, top, width, height in float64, and so must we to the bit.
     corners = detections.xyxy.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)

@@ -102,6 +102,14 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def printable(text: str) -> str:
+    r"""Text that can be written as UTF-8: stray bytes of a file name become ``\xfe``.
+
+    Python keeps such bytes as lone surrogates, which JSON and ONNX have no place for.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def human_size(size: int) -> str:
     """A byte count for people: ``23.1 MiB``."""
     value = float(size)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_the_card(weights: Path) -> None:
     assert head.rows == 128
     assert head.anchors == ((4.0, 6.0), (10.0, 8.0))
     assert card.transforms[0].effect["images_seen"] == 64
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
+def test_a_name_that_is_not_utf8(weights: Path, tmp_path: Path) -> None:
+    odd = weights.with_name(os.fsdecode(b"n\xfet.weights"))
+    weights.rename(odd)
+    model = import_model(odd, cfg=weights.with_suffix(".cfg"))
+    model.save(tmp_path / "net.onnx")
+    assert Model.load(tmp_path / "net.onnx").card.name == "n\\xfet"
 
 
 def test_the_model_survives_its_file(weights: Path, tmp_path: Path) -> None:

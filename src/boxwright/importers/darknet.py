@@ -16,7 +16,7 @@ from boxwright.darknet.network import Network, read_network
 from boxwright.darknet.onnx import to_onnx
 from boxwright.darknet.weights import WeightsReader
 from boxwright.errors import CfgError, ImportFailedError, UnsupportedError
-from boxwright.files import sha256_file
+from boxwright.files import printable, sha256_file
 from boxwright.importers.registry import ImportRequest
 from boxwright.model import Model
 
@@ -65,8 +65,8 @@ class DarknetImporter:
             effect=effect,
         )
         card = ModelCard(
-            name=request.weights.stem,
-            family=cfg.stem,
+            name=printable(request.weights.stem),
+            family=printable(cfg.stem),
             class_names=names,
             input_size=(network.shape.height, network.shape.width),
             resize=request.resize or ("letterbox" if network.letterbox else "stretch"),
@@ -77,7 +77,8 @@ class DarknetImporter:
             heads=tuple(_card_head(network, head, head_tensors) for head in network.heads),
             source_format=self.name,
             source_files=tuple(
-                SourceFile(path.name, sha256_file(path), path.stat().st_size) for path in files
+                SourceFile(printable(path.name), sha256_file(path), path.stat().st_size)
+                for path in files
             ),
             licence=request.licence,
             transforms=(transform,),

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright.engine import Engine
 from boxwright.errors import InputError
+from boxwright.evaluate.drop import without_curves
 from boxwright.evaluate.report import pictures
 from boxwright.evaluate.report.evidence import BuiltFile, Evidence
 from boxwright.evaluate.report.html import write_report
 from boxwright.files import sha256_file, write_text
+from boxwright.receipt import SECTIONS, add_evidence
 from boxwright.ship.summary import ShipResult, judge_budgets, judge_evidence, summarise
 
 if TYPE_CHECKING:
@@ -71,26 +73,19 @@ def _summary(work: Work, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _complete_receipt(work: Work, found: dict[str, dict[str, Any]]) -> Engine:
     """The build's receipt, and under a key of its own what each later stage found."""
-    engine = Engine.open(work.engine)
-    receipt = {
-        **engine.receipt,
+    sections = {
         "verified": found["verify"]["parity"],
         "consistency": found["verify"]["consistency"],
         "speed": found["bench"]["for_receipt"],
     }
-    receipt.pop("accuracy", None)
     if "accuracy" in found:
-        receipt["accuracy"] = _without_curves(found["accuracy"]["engine"])
-    return engine.with_receipt(receipt, work.engine)
-
-
-def _without_curves(evaluation: dict[str, Any]) -> dict[str, Any]:
-    accuracy = dict(evaluation["accuracy"])
-    accuracy["classes"] = [
-        {name: value for name, value in item.items() if name not in ("precision", "scores")}
-        for item in accuracy["classes"]
-    ]
-    return {**evaluation, "accuracy": accuracy}
+        sections["accuracy"] = without_curves(found["accuracy"]["engine"])
+        sections["accuracy_drop"] = found["accuracy"]["difference"]
+    engine = Engine.open(work.engine)
+    # A section of an earlier ship that this one did not measure is not this one's.
+    kept = {name: value for name, value in engine.receipt.items() if name not in SECTIONS}
+    engine = engine.with_receipt(kept, work.engine)
+    return add_evidence(engine, sections, work.settings.command())
 
 
 def _for_report(work: Work, engine: Engine, found: dict[str, dict[str, Any]]) -> Evidence:

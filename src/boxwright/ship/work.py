@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright.engine import Engine
 from boxwright.errors import BoxwrightError, MissingExtraError
+from boxwright.evaluate import drop
 from boxwright.evaluate.report import pictures
+from boxwright.evaluate.sampling import readable_sample
 from boxwright.files import write_text
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback
-from boxwright.ship import evaluation
-from boxwright.ship.sampling import readable_sample
 
 if TYPE_CHECKING:
     from boxwright.datasets import Dataset
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from boxwright.ship.settings import ShipSettings
 
 _BENCH_IMAGES = 32
-# Enough for the checks of self-consistency, which want batches.
-_CONSISTENCY_IMAGES = 4
 
 
 @dataclass
@@ -106,26 +104,32 @@ class Work:
 
     def run_verify(self) -> None:
         """Parity with the source, agreement with itself, and pictures of both."""
-        from boxwright.evaluate.parity import compare
+        from boxwright.evaluate.proof import prove
 
         sample, damaged = readable_sample(
             self.images, self.settings.verify_images, self.settings.seed
         )
         engine, model = Engine.open(self.engine), Model.load(self.model)
         pixels = _prepare(model, sample)
-        reports = [
-            compare(engine, model, pixels, reference_backend="reference", progress=self.progress)
-        ]
+        proof = prove(
+            engine,
+            model,
+            pixels,
+            reference_backend="reference",
+            device=self.settings.device,
+            seed=self.settings.seed,
+            progress=self.progress,
+        )
+        reports = [proof.parity]
         remarks = [f"{damaged} images could not be read and took no part"] if damaged else []
         if self.settings.opencv:
             reports += self._ask_opencv(model, pixels, remarks)
-        consistency = self._consistency(engine, pixels)
         pictures.save(self._side_by_side(sample), self.folder / "evidence" / "faithful")
         _write(
             self.evidence("verify"),
             {
                 "parity": [report.to_dict() for report in reports],
-                "consistency": consistency,
+                "consistency": [check.to_dict() for check in proof.consistency],
                 "notes": remarks,
             },
         )
@@ -145,26 +149,9 @@ class Work:
         remarks.append(f"not compared with OpenCV's importer: {reason}")
         return []
 
-    def _consistency(self, engine: Engine, pixels: Pixels) -> list[dict[str, Any]]:
-        import numpy as np
-
-        from boxwright import backends
-        from boxwright.evaluate.consistency import check_consistency, noise_images
-
-        different = list({image.tobytes(): image for image in pixels}.values())
-        batch = np.stack(different[:_CONSISTENCY_IMAGES])
-        height, width = batch.shape[1:3]
-        missing = _CONSISTENCY_IMAGES - len(batch)
-        if missing:
-            noise = noise_images(missing, height, width, seed=self.settings.seed)
-            batch = np.concatenate([batch, noise])
-        with backends.load(engine, device=self.settings.device) as runner:
-            checks = check_consistency(runner, batch, self.settings.built_precision)
-        return [check.to_dict() for check in checks]
-
     def _side_by_side(self, sample: Sequence[tuple[Path, Pixels]]) -> list[pictures.Picture]:
         from boxwright.detector import Detector
-        from boxwright.ship.worst import side_by_side
+        from boxwright.evaluate.worst import side_by_side
 
         found = []
         images = [pixels for _, pixels in sample]
@@ -176,7 +163,7 @@ class Work:
     def run_eval(self, side: str, key: str) -> None:
         """Accuracy of the source or the engine; a run that was stopped goes on."""
         opened = Engine.open(self.engine) if side == "engine" else Model.load(self.model)
-        evaluation.measure(
+        drop.measure(
             opened,
             self.labelled(),
             self.folder / "eval" / side,
@@ -187,7 +174,7 @@ class Work:
 
     def run_compare(self) -> None:
         """How much accuracy the engine lost, and the images where it is worst."""
-        content, worst = evaluation.compare_sides(
+        content, worst = drop.compare_sides(
             self.folder / "eval",
             self.labelled(),
             Engine.open(self.engine).card,

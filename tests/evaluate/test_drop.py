@@ -9,7 +9,7 @@ import pytest
 
 import boxwright
 from boxwright import datasets
-from boxwright.ship.evaluation import measure
+from boxwright.evaluate.drop import measure
 from tests.ship.material import write_material
 
 IMAGES = 20

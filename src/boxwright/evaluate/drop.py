@@ -13,8 +13,8 @@ import numpy as np
 from boxwright.datasets import map_classes
 from boxwright.detections import Detections
 from boxwright.evaluate.run import DETECTIONS_FILE, EVALUATION_FILE, evaluate
+from boxwright.evaluate.worst import worst_images
 from boxwright.files import write_text
-from boxwright.ship.worst import worst_images
 
 if TYPE_CHECKING:
     from boxwright.card import ModelCard
@@ -112,3 +112,13 @@ def _read(folder: Path, dataset: Dataset, classes: ClassMap) -> Sequence[Detecti
         )
         found.append(classes.apply(detections))
     return found
+
+
+def without_curves(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation without its precision-recall curves, which a receipt has no room for."""
+    accuracy = dict(evaluation["accuracy"])
+    accuracy["classes"] = [
+        {name: value for name, value in item.items() if name not in ("precision", "scores")}
+        for item in accuracy["classes"]
+    ]
+    return {**evaluation, "accuracy": accuracy}

@@ -11,6 +11,7 @@ import numpy as np
 
 from boxwright.detections import Detections
 from boxwright.evaluate.confusion import confusion
+from boxwright.evaluate.disagreement import disagreement
 from boxwright.evaluate.report.pictures import Picture, draw, load_pixels
 
 if TYPE_CHECKING:
@@ -57,13 +58,20 @@ def side_by_side(
     engine: Sequence[Detections],
     count: int = 4,
 ) -> list[Picture]:
-    """What source and engine find in the same images."""
+    """What source and engine find in the same images, those they disagree on most first."""
+    found = [
+        (disagreement(after, before), image, before, after)
+        for image, before, after in zip(sample, source, engine, strict=True)
+    ]
+    found.sort(key=lambda item: -item[0].badness)
     pictures = []
-    for (path, pixels), before, after in list(zip(sample, source, engine, strict=True))[:count]:
+    for difference, (path, pixels), before, after in found[:count]:
+        both, only_engine, only_source = difference.counts
         pictures.append(
             Picture(
                 path.name,
-                f"{len(before)} found by the source, {len(after)} by the engine",
+                f"{both} found by both, {only_source} by the source alone, "
+                f"{only_engine} by the engine alone",
                 (("source", draw(pixels, before)), ("engine", draw(pixels, after))),
                 "faithful",
             )

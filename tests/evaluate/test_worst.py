@@ -10,9 +10,9 @@ import pytest
 from boxwright.datasets import Dataset, GroundTruth, LabelledImage
 from boxwright.detections import Detections
 from boxwright.errors import InputError
+from boxwright.evaluate.sampling import readable_sample
+from boxwright.evaluate.worst import side_by_side, worst_images
 from boxwright.images import load_image
-from boxwright.ship.sampling import readable_sample
-from boxwright.ship.worst import side_by_side, worst_images
 from tests.cli.material import write_image
 
 CLASSES = ("cat", "dog")
@@ -51,9 +51,12 @@ def test_source_and_engine_side_by_side(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png")
     sample = [(path, load_image(path))] * 6
     some, none = _found((0, 0, 0, 0.9)), _found()
-    pictures = side_by_side(sample, [some] * 6, [none] * 6)
+    pictures = side_by_side(sample, [some] * 6, [some] * 2 + [none] + [some] * 3)
     assert len(pictures) == 4
-    assert pictures[0].caption == "1 found by the source, 0 by the engine"
+    assert [picture.caption for picture in pictures] == [
+        "0 found by both, 1 by the source alone, 0 by the engine alone",
+        *["1 found by both, 0 by the source alone, 0 by the engine alone"] * 3,
+    ]
     assert pictures[0].sides[0][1] != pictures[0].sides[1][1]
 
 

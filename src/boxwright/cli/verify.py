@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +13,8 @@ from boxwright.cli.common import Settings, Verb, note, show
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from boxwright.card import ModelCard
     from boxwright.evaluate.parity_report import ParityReport
+    from boxwright.evaluate.verification import Verification
 
 _PATH = click.Path(path_type=Path)
 
@@ -26,6 +24,8 @@ _PATH = click.Path(path_type=Path)
     cls=Verb,
     examples="""
     boxwright verify tiny.bw --images photos/
+    boxwright verify tiny.bw --images val2017/ --annotations instances_val2017.json --max-drop 0.5
+    boxwright verify tiny.bw --images photos/ --again
     boxwright verify tiny.bw --against darknet-outputs.npz --images dog_416x416.png
     boxwright verify tiny.bw --against yolov4-tiny.weights --images photos/ --tolerance opencv
     """,
@@ -58,6 +58,24 @@ _PATH = click.Path(path_type=Path)
     help="How much difference to accept: for trained or random weights, or OpenCV's rounding.",
 )
 @click.option("--backend", help="Backend that runs SUBJECT.  [default: the engine's own]")
+@click.option(
+    "--annotations",
+    type=_PATH,
+    help="Labels of the images: AP of SUBJECT and of its own model, and their difference.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    help="Points of AP that SUBJECT may lose; more is exit code 3. Needs --annotations.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=_PATH,
+    help="Folder for pictures of the images the two disagree on most, and for evaluations.",
+)
+@click.option("--receipt/--no-receipt", default=True, help="Write what was found into the engine.")
+@click.option("--again", is_flag=True, help="Compare with what the engine's receipt says.")
 @click.pass_obj
 def command(
     settings: Settings,
@@ -69,80 +87,79 @@ def command(
     cfg: Path | None,
     tolerance: str,
     backend: str | None,
+    annotations: Path | None,
+    max_drop: float | None,
+    output: Path | None,
+    receipt: bool,
+    again: bool,
 ) -> None:
     """Measure how far a model or engine is from a reference.
 
     Both sides get the same pixels. Compared are the raw heads (the network), boxes and
     scores above a low threshold (the decoding), and the detections (the suppression),
-    so a failure says where it begins. Exit code 3 when a check is outside tolerance.
+    so a failure says where it begins. Then SUBJECT is held against itself: the same images
+    in another order, beside copies, one by one, and again. With labels, the difference in
+    AP follows, with an interval. An engine keeps all of it in its receipt.
+    Exit code 3 when a check fails, or with --again when the receipt says otherwise.
     """
     from boxwright.evaluate import parity
+    from boxwright.evaluate.verification import Request, verify
 
+    if max_drop is not None and annotations is None:
+        raise click.UsageError("--max-drop needs --annotations")
     tolerances = {
         "trained": parity.Tolerances,
         "random": parity.Tolerances.random_weights,
         "opencv": parity.Tolerances.opencv,
     }[tolerance]()
-    model, card = _open(subject)
-    reference, reference_backend = _reference(against, cfg, model, card)
-    pixels = _pixels(images, limit, settings.seed, card)
     with progress(settings) as report:
-        result = parity.compare(
-            model,
-            reference,
-            pixels,
-            tolerances,
-            backend=backend,
-            reference_backend=reference_backend,
-            card=card,
-            progress=report,
+        result = verify(
+            Request(
+                subject=subject,
+                against=against,
+                images=images,
+                limit=limit,
+                cfg=cfg,
+                tolerances=tolerances,
+                backend=backend,
+                annotations=annotations,
+                output=output,
+                seed=settings.seed,
+                device=settings.device,
+                command=shlex.join(["boxwright", *sys.argv[1:]]),
+                keep=receipt,
+                again=again,
+            ),
+            report,
         )
-    show(settings, result.to_dict(), lambda: render(result))
-    if not result.ok:
+    show(settings, result.to_dict(), lambda: _render(result))
+    failures = result.failures(max_drop)
+    if failures:
         if not settings.json:
-            note(settings, "outside tolerance: exit code 3")
+            note(settings, f"{'; '.join(failures)}: exit code 3")
         raise click.exceptions.Exit(3)
 
 
-def _open(path: Path) -> tuple[Any, ModelCard]:
-    from boxwright.engine import Engine, is_engine_file
-    from boxwright.model import Model
-
-    opened: Engine | Model
-    if is_engine_file(path) or path.suffix.lower() == ".bw":
-        opened = Engine.open(path)
-    else:
-        opened = Model.load(path)
-    return opened, opened.card
-
-
-def _reference(
-    against: Path | None, cfg: Path | None, model: Any, card: ModelCard
-) -> tuple[Any, str | None]:
-    """What to compare with, and the backend it runs on where it is a model."""
-    if against is None:
-        portable = model.model() if hasattr(model, "model") else model
-        return portable, "reference"
-    if against.suffix.lower() == ".weights":
-        from boxwright.evaluate.opencv_oracle import OpenCvDarknet
-
-        return OpenCvDarknet(cfg or against.with_suffix(".cfg"), against), None
-    return against, None
-
-
-def _pixels(
-    images: tuple[str, ...], limit: int, seed: int, card: ModelCard
-) -> NDArray[np.uint8] | None:
-    if not images:
-        return None
-    from boxwright.images import find_images, load_image
-    from boxwright.preprocess import Preprocessor
-
-    paths = find_images(images)
-    if len(paths) > limit:
-        paths = sorted(random.Random(seed).sample(paths, limit))  # noqa: S311 - not a secret
-    prepare = Preprocessor(card)
-    return prepare.prepare_batch([load_image(path) for path in paths])[0]
+def _render(result: Verification) -> None:
+    """Everything that was found, on stdout."""
+    render(result.proof.parity)
+    click.echo("\nDoes it agree with itself?\n")
+    for check in result.proof.consistency:
+        click.echo(str(check))
+    if result.drop is not None:
+        ap, low, high = (100 * result.drop[key] for key in ("value", "low", "high"))
+        click.echo(
+            f"\nAP {100 * result.ap_subject:.2f} %, of its own model "
+            f"{100 * result.ap_model:.2f} %: difference {ap:+.2f} points "
+            f"(95 % interval {low:+.2f} to {high:+.2f})"
+        )
+    if result.changes is not None:
+        said = "says the same" if not result.changes else "says otherwise"
+        click.echo(f"\nthe receipt {said}")
+        for line in result.changes:
+            click.echo(f"  {line}")
+    if result.kept:
+        click.echo("\nwritten into the engine's receipt")
 
 
 def render(report: ParityReport) -> None:

@@ -128,12 +128,13 @@ def test_verify_is_3_when_the_networks_differ(run: Run, made: Path, tmp_path: Pa
 def test_verify_draws_its_images_by_the_seed(
     run: Run, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from boxwright import images
     from boxwright.evaluate import sampling
 
     for number in range(6):
         write_image(tmp_path / "many" / f"{number}.png", seed=number)
     read: list[str] = []
-    load = sampling.load_image
+    load = images.load_image
 
     def note_and_load(path: Path) -> Any:
         read.append(path.name)

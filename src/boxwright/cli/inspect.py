@@ -170,6 +170,7 @@ def _tensors(values: Any) -> list[dict[str, Any]]:
 def _render(subject: _Subject, costs: ModelCost, content: dict[str, Any], layers: bool) -> None:
     from boxwright.cli.tables import facts, heading, table
     from boxwright.files import human_size
+    from boxwright.receipt import SECTIONS
 
     card, graph = subject.model.card, content["graph"]
     facts(
@@ -218,9 +219,11 @@ def _render(subject: _Subject, costs: ModelCost, content: dict[str, Any], layers
             ],
             right=("size",),
         )
+        _render_evidence(subject.engine)
         heading("Receipt")
-        # The sources stand above already.
-        facts(_flatten({k: v for k, v in subject.engine.receipt.items() if k != "sources"}))
+        # The sources and the evidence stand above already.
+        shown = {"sources", "measured", *SECTIONS}
+        facts(_flatten({k: v for k, v in subject.engine.receipt.items() if k not in shown}))
     if layers:
         heading("Layers")
         table(
@@ -237,6 +240,31 @@ def _render(subject: _Subject, costs: ModelCost, content: dict[str, Any], layers
             ],
             right=("parameters", "MMACs"),
         )
+
+
+def _render_evidence(engine: Engine) -> None:
+    """Every check that the receipt knows of, and whether it was made on this machine."""
+    from boxwright.cli.tables import facts, heading, table
+    from boxwright.evaluate.report.evidence import of_engine
+    from boxwright.receipt import measured_elsewhere
+
+    heading("Evidence")
+    verdicts = {True: "ok", False: "FAILED", None: "-"}
+    checks = of_engine(engine.path).checks()
+    table(("check", "verdict", "measured"), [(c.name, verdicts[c.ok], c.detail) for c in checks])
+    stamps = engine.receipt.get("measured")
+    elsewhere = measured_elsewhere(engine.receipt)
+    facts(
+        [
+            (
+                section,
+                f"{stamp.get('when')}, "
+                + (f"ANOTHER machine ({elsewhere[section]})" if section in elsewhere else "here"),
+            )
+            for section, stamp in (stamps.items() if isinstance(stamps, dict) else ())
+            if isinstance(stamp, dict)
+        ]
+    )
 
 
 def _card_facts(card: ModelCard) -> list[tuple[str, object]]:

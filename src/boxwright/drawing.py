@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ def draw_detections(
     scores: bool = True,
     line_width: int | None = None,
     font_size: int | None = None,
+    colours: Sequence[Colour] | None = None,
 ) -> Pixels:
     """Draw boxes and labels on a copy of an image.
 
@@ -86,13 +87,18 @@ def draw_detections(
         scores: Write the score beside it, in per cent.
         line_width: Of the boxes, in pixels; by default it grows with the image.
         font_size: Of the labels, in pixels; by default it grows with the image.
+        colours: RGB of each detection, instead of its class's.
 
     Returns:
         A new uint8 ``(H, W, 3)`` array.
 
     Raises:
-        InputError: The image is of another type or shape.
+        InputError: The image is of another type or shape, or the colours of another number.
     """
+    if colours is None:
+        colours = [class_colour(number) for number in detections.class_id.tolist()]
+    if len(colours) != len(detections):
+        raise InputError(f"got {len(colours)} colours for {len(detections)} detections")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(
             f"the image must be uint8 of shape (H, W, 3), got {image.dtype} {image.shape}"
@@ -103,12 +109,30 @@ def draw_detections(
     diagonal = float(np.hypot(*image.shape[:2]))
     width = max(1, round(diagonal / 320)) if line_width is None else line_width
     for i in reversed(range(len(detections))):
-        colour = class_colour(int(detections.class_id[i]))
-        _draw_box(result, detections.xyxy[i], colour, width)
+        _draw_box(result, detections.xyxy[i], colours[i], width)
     if not labels:
         return result
     size = max(10, round(diagonal / 55)) if font_size is None else font_size
-    return _draw_labels(result, detections, scores, size, width)
+    return _draw_labels(result, detections, scores, size, width, colours)
+
+
+def draw_caption(image: Pixels, text: str, font_size: int = 16) -> Pixels:
+    """An image under a white strip with one line of text, cut where it is too long.
+
+    Args:
+        image: uint8 ``(H, W, 3)``, RGB.
+        text: The caption.
+        font_size: In pixels.
+
+    Returns:
+        A new uint8 array of the same width, higher by twice the font size.
+    """
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (image.shape[1], 2 * font_size), (255, 255, 255))
+    text, font = _writable(" ".join(text.split()), font_size)
+    ImageDraw.Draw(strip).text((font_size // 2, font_size // 3), text, fill=(0, 0, 0), font=font)
+    return np.concatenate([np.asarray(strip), image])
 
 
 def _draw_box(image: Pixels, xyxy: NDArray[np.float32], colour: Colour, width: int) -> None:
@@ -144,7 +168,12 @@ def _darken(image: Pixels, x0: int, y0: int, x1: int, y1: int) -> None:
 
 
 def _draw_labels(
-    image: Pixels, detections: Detections, scores: bool, size: int, line_width: int
+    image: Pixels,
+    detections: Detections,
+    scores: bool,
+    size: int,
+    line_width: int,
+    colours: Sequence[Colour],
 ) -> Pixels:
     from PIL import Image, ImageDraw
 
@@ -157,7 +186,7 @@ def _draw_labels(
         place = _place_label(draw, text, font, detections.xyxy[i], canvas.size, taken, line_width)
         if place is not None:
             taken.append(place)
-            placed.append((place, text, font, class_colour(int(detections.class_id[i]))))
+            placed.append((place, text, font, colours[i]))
     for place, text, font, colour in reversed(placed):
         _draw_label(draw, place, text, font, colour)
     return np.array(canvas)

@@ -49,6 +49,15 @@ def test_frame_lies_on_the_box() -> None:
     assert drawn[59, 150].tolist() == [45, 45, 45]
 
 
+def test_colours_may_be_given() -> None:
+    both = found((0, 10, 10, 50, 50), (0, 100, 100, 150, 150))
+    drawn = draw_detections(grey(), both, labels=False, colours=[(1, 2, 3), (4, 5, 6)])
+    assert drawn[10, 30].tolist() == [1, 2, 3]
+    assert drawn[100, 120].tolist() == [4, 5, 6]
+    with pytest.raises(InputError, match="1 colours for 2 detections"):
+        draw_detections(grey(), both, colours=[(1, 2, 3)])
+
+
 def test_input_is_not_changed() -> None:
     image = grey()
     drawn = draw_detections(image, found((0, 10, 10, 50, 50)))

@@ -116,25 +116,6 @@ def draw_detections(
     return _draw_labels(result, detections, scores, size, width, colours)
 
 
-def draw_caption(image: Pixels, text: str, font_size: int = 16) -> Pixels:
-    """An image under a white strip with one line of text, cut where it is too long.
-
-    Args:
-        image: uint8 ``(H, W, 3)``, RGB.
-        text: The caption.
-        font_size: In pixels.
-
-    Returns:
-        A new uint8 array of the same width, higher by twice the font size.
-    """
-    from PIL import Image, ImageDraw
-
-    strip = Image.new("RGB", (image.shape[1], 2 * font_size), (255, 255, 255))
-    text, font = _writable(" ".join(text.split()), font_size)
-    ImageDraw.Draw(strip).text((font_size // 2, font_size // 3), text, fill=(0, 0, 0), font=font)
-    return np.concatenate([np.asarray(strip), image])
-
-
 def _draw_box(image: Pixels, xyxy: NDArray[np.float32], colour: Colour, width: int) -> None:
     """A frame whose outer edge is the box, between two thin dark lines that set it off."""
     height, columns = image.shape[:2]

@@ -101,8 +101,8 @@ def not_a_number(outputs: Outputs) -> None:
     [
         (permuted, "DISAGREES WITH ITSELF"),
         (swapped, "outside tolerance"),
-        (scaled, "outside tolerance"),
-        (not_a_number, "outside tolerance"),
+        (scaled, "outside tolerance (box corners)"),
+        (not_a_number, "outside tolerance (NaN or infinite values in scores)"),
     ],
 )
 def test_a_broken_engine_is_told(

@@ -10,8 +10,18 @@ import pytest
 from boxwright.datasets import Dataset, GroundTruth, LabelledImage
 from boxwright.detections import Detections
 from boxwright.errors import InputError
+from boxwright.evaluate.disagreement import disagreement
 from boxwright.evaluate.sampling import readable_sample
-from boxwright.evaluate.worst import side_by_side, worst_images
+from boxwright.evaluate.worst import (
+    AGREED,
+    EXTRA,
+    MISSING,
+    MOVED,
+    RENAMED,
+    disagreement_colours,
+    side_by_side,
+    worst_images,
+)
 from boxwright.images import load_image
 from tests.cli.material import write_image
 
@@ -58,6 +68,14 @@ def test_source_and_engine_side_by_side(tmp_path: Path) -> None:
         *["1 found by both, 0 by the source alone, 0 by the engine alone"] * 3,
     ]
     assert pictures[0].sides[0][1] != pictures[0].sides[1][1]
+
+
+def test_what_differs_has_a_colour_of_its_own() -> None:
+    engine = _found((0, 0, 0, 0.9), (20, 0, 0, 0.8), (40, 0, 0, 0.7), (0, 20, 0, 0.6))
+    source = _found((40, 20, 0, 0.9), (0, 0, 0, 0.9), (20, 0, 1, 0.8), (42, 0, 0, 0.7))
+    found = disagreement(engine, source)
+    assert disagreement_colours(found, 0, 4) == [AGREED, RENAMED, MOVED, EXTRA]
+    assert disagreement_colours(found, 1, 4) == [MISSING, AGREED, RENAMED, MOVED]
 
 
 def test_the_sample_is_the_same_every_time_and_readable(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright.engine import Engine, is_engine_file
 from boxwright.errors import InputError
+from boxwright.evaluate.diagnosis import diagnose
 from boxwright.evaluate.proof import Proof, pixels_digest, prove
 from boxwright.model import Model
 from boxwright.receipt import add_evidence, differences
@@ -98,7 +99,8 @@ class Verification:
         Args:
             max_drop: Points of AP that may be lost.
         """
-        found = [] if self.proof.parity.ok else ["outside tolerance"]
+        fault = diagnose(self.proof.parity)
+        found = [] if fault is None else [f"outside tolerance ({fault})"]
         failed = [check.name for check in self.proof.consistency if not check.ok]
         if failed:
             found.append(f"DISAGREES WITH ITSELF ({', '.join(failed)})")
@@ -114,6 +116,7 @@ class Verification:
         consistency = [check.to_dict() for check in self.proof.consistency]
         return {
             **self.proof.parity.to_dict(),
+            "diagnosis": diagnose(self.proof.parity),
             "consistency": consistency,
             "accuracy_drop": None if self.accuracy is None else self.accuracy["difference"],
             "changes": self.changes,

@@ -16,9 +16,21 @@ from boxwright.evaluate.report.pictures import Picture, draw, load_pixels
 
 if TYPE_CHECKING:
     from boxwright.datasets import Dataset, GroundTruth
+    from boxwright.drawing import Colour
+    from boxwright.evaluate.disagreement import ImageDisagreement
     from boxwright.images import Pixels
 
 _SHOWN = 6
+
+# Okabe and Ito's colours, which the colour-blind tell apart, on grey for what is agreed.
+AGREED: Colour = (150, 150, 150)
+MISSING: Colour = (213, 94, 0)
+EXTRA: Colour = (0, 114, 178)
+RENAMED: Colour = (204, 121, 167)
+MOVED: Colour = (240, 228, 66)
+
+# A pair is drawn as moved where a person would see it: below this overlap.
+_MOVED_IOU = 0.9
 
 
 def worst_images(
@@ -66,17 +78,48 @@ def side_by_side(
     found.sort(key=lambda item: -item[0].badness)
     pictures = []
     for difference, (path, pixels), before, after in found[:count]:
+        before_colours = disagreement_colours(difference, 1, len(before))
+        after_colours = disagreement_colours(difference, 0, len(after))
         both, only_engine, only_source = difference.counts
         pictures.append(
             Picture(
                 path.name,
                 f"{both} found by both, {only_source} by the source alone, "
                 f"{only_engine} by the engine alone",
-                (("source", draw(pixels, before)), ("engine", draw(pixels, after))),
+                (
+                    ("source", draw(pixels, before, colours=before_colours)),
+                    ("engine", draw(pixels, after, colours=after_colours)),
+                ),
                 "faithful",
             )
         )
     return pictures
+
+
+def disagreement_colours(found: ImageDisagreement, side: int, count: int) -> list[Colour]:
+    """A colour for each detection of one side, by what became of it.
+
+    Args:
+        found: What the two sides differ in.
+        side: 0 for the subject, 1 for the reference.
+        count: How many detections that side has.
+
+    Returns:
+        Grey where the two agree, yellow where a box moved to an overlap below 0.9,
+        purple where it has another class; of those only one side has, blue for the
+        subject's and orange for the reference's. Borderline boxes are grey.
+    """
+    rows = (found.only_subject, found.only_reference)[side]
+    special = [
+        (found.pairs[found.iou < _MOVED_IOU, side], MOVED),
+        (found.renamed[:, side], RENAMED),
+        (rows, (EXTRA, MISSING)[side]),
+    ]
+    colours = [AGREED] * count
+    for chosen, colour in special:
+        for row in chosen.tolist():
+            colours[row] = colour
+    return colours
 
 
 def _errors(

@@ -17,6 +17,7 @@ from boxwright.errors import ImageError
 from boxwright.files import atomic_write, write_text
 
 if TYPE_CHECKING:
+    from boxwright.drawing import Colour
     from boxwright.images import Pixels
 
 SIDE = 640
@@ -52,7 +53,13 @@ class Picture:
         return sum(len(content) for _, content in self.sides)
 
 
-def draw(pixels: Pixels, detections: Detections, *, scores: bool = True) -> bytes:
+def draw(
+    pixels: Pixels,
+    detections: Detections,
+    *,
+    scores: bool = True,
+    colours: Sequence[Colour] | None = None,
+) -> bytes:
     """An image with its boxes as a JPEG of bounded size, legible at that size.
 
     Boxes are drawn after the image was made small, so that lines and labels keep theirs.
@@ -69,8 +76,8 @@ def draw(pixels: Pixels, detections: Detections, *, scores: bool = True) -> byte
     scaled = Detections(
         detections.xyxy * factor, detections.score, detections.class_id, detections.class_names
     )
-    image = Image.fromarray(draw_detections(small, scaled, scores=scores, font_size=13))
-    return _jpeg(image)
+    drawn = draw_detections(small, scaled, scores=scores, font_size=13, colours=colours)
+    return _jpeg(Image.fromarray(drawn))
 
 
 def within_budget(pictures: Iterable[Picture], limit: int = MAX_BYTES) -> list[Picture]:

@@ -67,5 +67,26 @@ def test_a_fault_is_named(change: Callable[[Arrays], None], said: str) -> None:
     assert (diagnose(report) or "").startswith(said)
 
 
+def test_one_box_of_another_class_is_counted_and_a_lost_one_is_not() -> None:
+    def lone(class_id: int) -> Arrays:
+        outputs = make_outputs()
+        outputs[SCORES][:] = 0
+        outputs[BOXES][0, :2] = [[2, 2, 12, 12], [30, 20, 50, 35]]
+        outputs[SCORES][0, 0, class_id] = 0.7
+        outputs[SCORES][0, 1, 2] = 0.6
+        return outputs
+
+    sides = FakeRunner(lone(0)), FakeRunner(lone(1))
+    report = compare(*sides, make_images(), card=make_card())
+    assert diagnose(report) == "classes: the same place, another class (1 times)"
+    # One class on both sides, in other rows: nothing was renamed.
+    moved = lone(0)
+    moved[SCORES][0] = np.roll(moved[SCORES][0], 1, axis=0)
+    moved[BOXES][0] = np.roll(moved[BOXES][0], 1, axis=0)
+    report = compare(FakeRunner(moved), FakeRunner(lone(0)), make_images(), card=make_card())
+    assert not report.ok
+    assert not (diagnose(report) or "").startswith("classes")
+
+
 def test_nothing_to_name() -> None:
     assert diagnose(judged(lambda outputs: None)) is None

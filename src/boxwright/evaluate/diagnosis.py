@@ -42,7 +42,7 @@ def _of_boxes(report: ParityReport) -> str | None:
     boxes = report.boxes
     renamed = max((_renamed(part) for part in boxes), default=0)
     if renamed:
-        return f"classes: {renamed} boxes stand at the same place under another class"
+        return f"classes: the same place, another class ({renamed} times)"
     if any(part.box_error > part.box_tolerance for part in boxes):
         return "box corners"
     if any(part.score_error > part.score_tolerance for part in boxes):

@@ -122,7 +122,8 @@ def test_verify_is_3_when_the_networks_differ(run: Run, made: Path, tmp_path: Pa
     assert done.exit_code == 3
     assert "DIFFERS from" in done.stdout
     assert "FAILED" in done.stdout
-    assert done.stderr == "outside tolerance: exit code 3\n"
+    fault = "the network: head 001_convolutional/conv"
+    assert done.stderr == f"outside tolerance ({fault}): exit code 3\n"
 
 
 def test_verify_draws_its_images_by_the_seed(

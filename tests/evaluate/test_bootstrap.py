@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from boxwright.datasets import GroundTruth
 from boxwright.detections import Detections
 from boxwright.errors import InputError
-from boxwright.evaluate.bootstrap import bootstrap_ap, bootstrap_f1
+from boxwright.evaluate.bootstrap import bootstrap_ap
 from boxwright.evaluate.matches import ImageMatches, match_image
 
 CLASSES = ("cat", "dog", "bird", "never")
@@ -188,28 +188,3 @@ def test_the_seed_decides_the_draws() -> None:
     assert first == again
     assert first.ap != other.ap
     assert first.ap.value == other.ap.value
-
-
-def test_agreement_as_f1() -> None:
-    counts = np.array([[3, 1, 0], [2, 0, 2], [0, 0, 0]])
-    result = bootstrap_f1(counts, resamples=200)
-    assert result.value == pytest.approx(10 / 13)
-    assert result.low < result.value < result.high
-    assert bootstrap_f1(np.zeros((2, 3), np.int64)).value == 1
-    with pytest.raises(InputError, match="at least one image"):
-        bootstrap_f1(np.zeros((0, 3), np.int64))
-
-
-def test_bad_input() -> None:
-    labels, found = make_world(5)
-    matches = matched(labels, found)
-    with pytest.raises(InputError, match="the same images, got 5 and 4"):
-        bootstrap_ap(matches, matches[:4], CLASSES)
-    with pytest.raises(InputError, match="at least one labelled object"):
-        bootstrap_ap([], [], CLASSES)
-    with pytest.raises(InputError, match="the same labels"):
-        bootstrap_ap(matches, matches[::-1], CLASSES)
-    with pytest.raises(InputError, match="resamples must be 1 or more"):
-        bootstrap_ap(matches, matches, CLASSES, resamples=0)
-    with pytest.raises(InputError, match="classes must be 0 to 1"):
-        match_image(Detections([[0, 0, 1, 1]], [1], [2]), labels[0], 2)  # type: ignore[arg-type]

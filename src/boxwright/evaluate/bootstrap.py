@@ -285,35 +285,3 @@ def _interval(values: Floats, confidence: float) -> Interval:
         drawn = values[:1]
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(values[0]), float(low), float(high))
-
-
-def bootstrap_f1(
-    counts: NDArray[np.int64],
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Agreement of two sides' detections as F1, with its interval over images.
-
-    Args:
-        counts: int64 ``(images, 3)``: pairs, only the subject's, only the reference's.
-        resamples: How often to draw.
-        confidence: Share of the draws within the interval.
-        seed: Of the draws.
-
-    Returns:
-        ``2 pairs / (2 pairs + only subject + only reference)``; 1 where neither side
-        detects anything.
-    """
-    images = len(counts)
-    if not images:
-        raise InputError("agreement needs at least one image, got none")
-    draws = np.random.default_rng(seed).multinomial(
-        images, np.full(images, 1 / images), size=resamples
-    )
-    weights = np.concatenate([np.ones((1, images), np.int64), draws])
-    pairs, subject, reference = (weights @ counts).T
-    whole = (2 * pairs + subject + reference).astype(np.float64)
-    f1 = np.divide(2 * pairs, whole, out=np.ones(len(whole)), where=whole > 0)
-    return _interval(f1, confidence)

@@ -70,37 +70,3 @@ class Tolerances:
             match_box=0.1,
             match_score=0.2,
         )
-
-    @classmethod
-    def fp16(cls) -> Tolerances:
-        """For engines that compute in float16 what the reference computes in float32.
-
-        A float16 has 11 bits: each layer rounds to 5e-4, and tens of layers in a row
-        stay within 1e-2 of a raw head. One box in fifty may cross a threshold.
-        """
-        return cls(
-            head_nrmse=2e-2,
-            output_nrmse=5e-2,
-            box=1e-2,
-            score=2e-2,
-            unmatched_share=0.02,
-            match_box=0.05,
-            match_score=0.2,
-        )
-
-    @classmethod
-    def int8(cls) -> Tolerances:
-        """For INT8 engines against float32: the same objects, not the same numbers.
-
-        Eight bits cost 1 to 3 % per layer. Whether that is acceptable is a question
-        for AP on labelled images; outside of these bounds something is broken.
-        """
-        return cls(
-            head_nrmse=0.3,
-            output_nrmse=0.3,
-            box=0.1,
-            score=0.3,
-            unmatched_share=0.2,
-            match_box=0.15,
-            match_score=0.4,
-        )

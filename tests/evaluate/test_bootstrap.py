@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from boxwright.datasets import GroundTruth
 from boxwright.detections import Detections
-from boxwright.errors import InputError
 from boxwright.evaluate.bootstrap import bootstrap_ap
 from boxwright.evaluate.matches import ImageMatches, match_image
 

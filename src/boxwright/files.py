@@ -29,12 +29,15 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         InputError: The folder does not exist or cannot be written.
     """
-    target = Path(path)
+    # What a link points to is written, and the link stays one.
+    target = Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise InputError(f"cannot write {target}: it is a folder")
+        if target.exists() and not target.is_file():
+            raise InputError(f"cannot write {target}: it is not a regular file")
         stream, temporary = _create(target.parent)
         with stream:
             yield stream
@@ -52,6 +55,21 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             raise InputError(f"cannot write {target}: {error.strerror or error}") from error
         raise
     _sync_folder(target.parent)
+
+
+def refuse_overwriting(output: str | Path, *inputs: str | Path | None) -> None:
+    """Refuse to write a file over one that it is made from.
+
+    Raises:
+        InputError: `output` is one of `inputs`, by whatever name; ``None`` is no input.
+    """
+    for path in inputs:
+        with contextlib.suppress(OSError):
+            if path is not None and os.path.samefile(output, path):  # noqa: PTH121 - links, too
+                raise InputError(
+                    f"{output} is what would be read; writing there would destroy it: "
+                    "give another place with -o"
+                )
 
 
 def _create(folder: Path) -> tuple[IO[bytes], Path | None]:

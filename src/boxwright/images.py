@@ -271,14 +271,23 @@ def _grey_to_rgb(grey: NDArray[np.uint8]) -> Pixels:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
+_STRIP = 64
+
+
 def _flatten_alpha(rgba: NDArray[np.uint8]) -> Pixels:
     """Lay RGBA over white, as a browser shows it."""
     colour, alpha = rgba[..., :3], rgba[..., 3:]
     if alpha.min() == 255:
         return np.ascontiguousarray(colour)
-    cover = alpha.astype(np.uint32)
-    blended = (colour * cover + 255 * (255 - cover) + 127) // 255
-    return blended.astype(np.uint8)
+    result = np.empty(colour.shape, np.uint8)
+    # In strips, and in 16 bits (255 * 255 + 127 fits): a picture may hold 50 Mpx.
+    for start in range(0, len(rgba), _STRIP):
+        rows = slice(start, start + _STRIP)
+        cover = alpha[rows].astype(np.uint16)
+        blended = colour[rows] * cover
+        blended += np.uint16(255) * (np.uint16(255) - cover) + np.uint16(127)
+        result[rows] = blended // np.uint16(255)
+    return result
 
 
 def _orientation(image: Image.Image) -> int:
@@ -302,7 +311,9 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def find_images(inputs: Iterable[str | Path] | str | Path) -> list[Path]:
+def find_images(
+    inputs: Iterable[str | Path] | str | Path, *, without: Iterable[Path] = ()
+) -> list[Path]:
     """The image files that some inputs mean, in order, each once.
 
     Args:
@@ -310,17 +321,25 @@ def find_images(inputs: Iterable[str | Path] | str | Path) -> list[Path]:
             sorted), glob patterns (``**`` crosses folders, sorted), and text lists
             (``.txt``: one path a line, ``#`` comments; relative paths are looked up beside
             the list, then in the working folder).
+        without: Folders of our own pictures, which a search passes by; a file that is
+            named is taken wherever it lies.
 
     Raises:
         InputError: An input does not exist, or holds no image.
     """
+    ours = [folder.resolve() for folder in without]
     items = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     if not items:
         raise InputError("no images were given; expected files, folders, globs or .txt lists")
     found: dict[Path, Path] = {}
     for item in items:
+        searched = not Path(item).is_file()
         for path in _expand(item):
-            found.setdefault(path.resolve(), path)
+            whole = path.resolve()
+            if not (searched and any(whole.is_relative_to(folder) for folder in ours)):
+                found.setdefault(whole, path)
+    if not found:
+        raise InputError("there are no images but those that an earlier run wrote")
     return list(found.values())
 
 

@@ -229,6 +229,9 @@ class ResultWriter:
         restart: bool = False,
     ) -> None:
         self._paths = list(dict.fromkeys(str(path) for path in paths))
+        if not all(map(os.path.isabs, self._paths)):
+            # Elsewhere, the same relative path is another image.
+            settings = {**settings, "working_folder": str(Path.cwd())}
         self._jsonl, self._coco, self._yolo = jsonl, coco, yolo
         outputs = [Path(output) for output in (jsonl, coco, yolo) if output is not None]
         if not outputs:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boxwright.errors import ImageError
+from boxwright.errors import ImageError, InputError
 from boxwright.files import atomic_write
 from boxwright.images import load_image
 from boxwright.parallel import map_images
@@ -108,6 +108,8 @@ def detect_files(
     """
     pending = list(paths) if writer is None else writer.pending()
     names = drawn_names(paths) if drawn is not None else {}
+    if drawn is not None:
+        _refuse_drawing_over(drawn, names)
     failed = found = done = 0
     resumed = len(paths) - len(pending)
     started = time.perf_counter()
@@ -180,6 +182,17 @@ def drawn_names(paths: Sequence[Path]) -> dict[Path, Path]:
         path: name if name.suffix.lower() in _DRAWABLE else name.with_name(f"{name.name}.png")
         for path, name in names.items()
     }
+
+
+def _refuse_drawing_over(folder: Path, names: Mapping[Path, Path]) -> None:
+    """A drawing must not take the place of an image."""
+    images = {os.path.realpath(path) for path in names}
+    for name in names.values():
+        if os.path.realpath(folder / name) in images:
+            raise InputError(
+                f"the drawing {folder / name} would take the place of an image; "
+                "give another folder with -o"
+            )
 
 
 def save_drawn(path: Path, pixels: Pixels, detections: Detections) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boxwright.cli.common import Settings, Verb, note, print_json
+from boxwright.cli.common import Number, Settings, Verb, note, print_json
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Batches(click.ParamType):  # type: ignore[type-arg]  # generic since click
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 3600),
+    type=Number(0, 3600),
     default=2.0,
     show_default=True,
     help="Least measuring time per contender and batch size.",
@@ -96,8 +96,8 @@ class Batches(click.ParamType):  # type: ignore[type-arg]  # generic since click
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to write charts (SVG) into.",
 )
-@click.option("--min-fps", type=click.FloatRange(0), help="Budget: images/s, end to end.")
-@click.option("--max-latency", type=click.FloatRange(0), help="Budget: ms (p90), end to end.")
+@click.option("--min-fps", type=Number(0), help="Budget: images/s, end to end.")
+@click.option("--max-latency", type=Number(0), help="Budget: ms (p90), end to end.")
 @click.pass_obj
 def command(
     settings: Settings,

@@ -55,9 +55,11 @@ def command(
     is rebuilt from the model inside.
     """
     from boxwright import backends
+    from boxwright.files import human_size, refuse_overwriting
     from boxwright.model import Model
 
     target = output or Path(f"{model.stem}.bw")
+    refuse_overwriting(target, model)
     started = time.perf_counter()
     with progress(settings) as report:
         engine = backends.build(
@@ -83,7 +85,6 @@ def command(
 
     def render() -> None:
         from boxwright.cli.tables import facts
-        from boxwright.files import human_size
 
         facts(
             [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -126,6 +127,19 @@ def note(settings: Settings, text: str) -> None:
     """A remark for people, on stderr; nothing with ``-q``."""
     if settings.verbosity >= 0:
         click.echo(text, err=True)
+
+
+class Number(click.FloatRange):
+    """A number within bounds. Not NaN, which click's own type lets through every bound."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read a finite number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value!r}", param, ctx)
+        return number
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4

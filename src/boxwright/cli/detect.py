@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boxwright.cli.common import CommaList, Settings, Verb, note, print_json
+from boxwright.cli.common import CommaList, Number, Settings, Verb, note, print_json
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Up to this many images, each gets a table; above, a line.
 _TABLES = 4
 _DEFAULT_FOLDER = Path("detected")
-_FRACTION = click.FloatRange(0, 1)
+_FRACTION = Number(0, 1)
 
 
 @click.command(
@@ -86,9 +86,9 @@ def command(
     from boxwright.images import find_images
     from boxwright.runs import detect_files
 
-    paths = find_images(inputs)[:limit]
     folder = output or (_DEFAULT_FOLDER if save else None)
     kinds = (save or ("drawn", "jsonl")) if folder else ()
+    paths = find_images(inputs, without=[folder / "drawn"] if folder else [])[:limit]
     report = _Report(settings, tables=len(paths) <= _TABLES)
     with contextlib.ExitStack() as stack:
         detector = stack.enter_context(_detector(settings, engine, options))

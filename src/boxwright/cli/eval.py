@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boxwright.cli.common import Settings, Verb, note, show
+from boxwright.cli.common import Number, Settings, Verb, note, show
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from boxwright.evaluate.run import Evaluation
 
 _PATH = click.Path(path_type=Path)
-_FRACTION = click.FloatRange(0, 1)
+_FRACTION = Number(0, 1)
 # So many of the best and of the worst classes are shown.
 _SHOWN = 5
 

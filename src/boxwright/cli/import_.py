@@ -61,8 +61,10 @@ def command(
     the file. WEIGHTS is the trained file; Darknet needs its .cfg too.
     """
     import boxwright
+    from boxwright.files import human_size, refuse_overwriting
 
     target = output or Path(f"{weights.stem}.onnx")
+    refuse_overwriting(target, weights, *(options.get(name) for name in ("cfg", "names", "data")))
     started = time.perf_counter()
     with progress(settings) as report:
         model = boxwright.import_model(weights, format=format_, progress=report, **options)
@@ -78,7 +80,6 @@ def command(
 
     def render() -> None:
         from boxwright.cli.tables import facts
-        from boxwright.files import human_size
 
         card = model.card
         height, width = card.input_size

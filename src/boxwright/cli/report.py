@@ -26,8 +26,10 @@ def command(settings: Settings, /, engine: Path, output: Path | None) -> None:
     """
     from boxwright.evaluate.report.evidence import of_engine
     from boxwright.evaluate.report.html import write_report
+    from boxwright.files import human_size, refuse_overwriting
 
     target = output or Path(f"{engine.stem}.html")
+    refuse_overwriting(target, engine)
     evidence = of_engine(engine)
     size = write_report(evidence, target)
     checks = evidence.checks()
@@ -40,7 +42,6 @@ def command(settings: Settings, /, engine: Path, output: Path | None) -> None:
 
     def render() -> None:
         from boxwright.cli.tables import facts
-        from boxwright.files import human_size
 
         words = {True: "ok", False: "FAILED", None: "not measured"}
         facts(

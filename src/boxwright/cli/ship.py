@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boxwright.cli.common import Settings, Size, Verb, note, print_json
+from boxwright.cli.common import Number, Settings, Size, Verb, note, print_json
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ _EXIT_BUDGET = 3
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     help="Budget: points of AP (0 to 100) that may be lost, source to engine.",
 )
-@click.option("--min-fps", type=click.FloatRange(0), help="Budget: images/s, file to boxes.")
-@click.option("--max-latency", type=click.FloatRange(0), help="Budget: ms (p90), file to boxes.")
+@click.option("--min-fps", type=Number(0), help="Budget: images/s, file to boxes.")
+@click.option("--max-latency", type=Number(0), help="Budget: ms (p90), file to boxes.")
 @click.option("--format", "format_", help="Format of WEIGHTS.  [default: told from the file]")
 @click.option("--cfg", type=_FILE, help="Darknet network description.  [default: beside WEIGHTS]")
 @click.option("--names", type=_FILE, help="Class names, one per line.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from boxwright.cli.common import Settings, Verb, note, show
+from boxwright.cli.common import Number, Settings, Verb, note, show
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     help="Points of AP that SUBJECT may lose; more is exit code 3. Needs --annotations.",
 )
 @click.option(

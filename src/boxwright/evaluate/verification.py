@@ -222,7 +222,10 @@ def _sample(request: Request) -> Sample:
 
     if not request.images:
         return []
-    return readable_sample(find_images(request.images), request.limit, request.seed)[0]
+    folder = request.output
+    ours = [folder / "worst", folder / "worst-by-labels"] if folder is not None else []
+    paths = find_images(request.images, without=ours)
+    return readable_sample(paths, request.limit, request.seed)[0]
 
 
 def _pixels(sample: Sample, card: ModelCard) -> Pixels | None:

@@ -78,7 +78,7 @@ class Work:
 
         if self.dataset is not None:
             return [image.path for image in self.dataset.images]
-        return find_images(self.settings.images)
+        return find_images(self.settings.images, without=[self.folder / "evidence"])
 
     def run_import(self) -> None:
         """Weights to a model."""

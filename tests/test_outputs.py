@@ -374,3 +374,35 @@ def test_yolo_names_keep_folders() -> None:
     assert [str(name) for name in names.values()] == ["a/1.txt", "b/1.txt", "2.x.txt"]
     with pytest.raises(InputError, match=r"1\.jpg and d/1\.png would both write 1\.txt"):
         yolo_names(["d/1.jpg", "d/1.png"])
+
+
+def test_a_replaced_image_is_done_again(tmp_path: Path) -> None:
+    image = tmp_path / "a.jpg"
+    image.write_bytes(b"first")
+    final = tmp_path / "out" / "a.jsonl"
+    with ResultWriter([image], {}, jsonl=final) as writer:
+        writer.add(image, (4, 4), Detections.empty())
+        assert writer.pending() == []
+    image.write_bytes(b"another one")
+    with ResultWriter([image], {}, jsonl=final) as writer:
+        assert writer.resumed == 0
+        assert writer.pending() == [image]
+        writer.add(image, (8, 8), Detections.empty())
+        writer.finish()
+    (record,) = [json.loads(line) for line in final.read_text().splitlines()]
+    assert record["height"] == 8
+    assert "stamp" not in record
+
+
+def test_the_same_relative_path_elsewhere_is_another_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path / "one")
+    with ResultWriter(["a.jpg"], {}, jsonl=tmp_path / "out.jsonl") as writer:
+        writer.add("a.jpg", (4, 4), Detections.empty())
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(InputError, match="working_folder"):
+        ResultWriter(["a.jpg"], {}, jsonl=tmp_path / "out.jsonl")

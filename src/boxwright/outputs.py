@@ -60,6 +60,10 @@ def _short(value: Any) -> float:
     return float(str(value))
 
 
+# In the journal only: see _stamp.
+_STAMP = "stamp"
+
+
 class Journal:
     """Results on disk, one line an image, the settings in the first line.
 
@@ -120,8 +124,13 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal: its results are elsewhere now."""
-        self.close()
-        self.path.unlink(missing_ok=True)
+        if os.name == "posix":
+            # While it is still locked: once closed, it could be another run's already.
+            self.path.unlink(missing_ok=True)
+            self.close()
+        else:
+            self.close()
+            self.path.unlink(missing_ok=True)
 
     def _write_line(self, content: Record) -> None:
         self._stream.write(_dump(content) + b"\n")
@@ -246,19 +255,22 @@ class ResultWriter:
     @property
     def resumed(self) -> int:
         """How many of the images are done already."""
-        return sum(path in self._journal for path in self._paths)
+        return sum(map(self._is_done, self._paths))
 
     def pending(self) -> list[Path]:
-        """The images still to be done, in order."""
-        return [Path(path) for path in self._paths if path not in self._journal]
+        """The images still to be done, in order; one that was replaced since is among them."""
+        return [Path(path) for path in self._paths if not self._is_done(path)]
+
+    def _is_done(self, path: str) -> bool:
+        return path in self._journal and self._journal.get(path).get(_STAMP) == _stamp(path)
 
     def add(self, path: str | Path, size: tuple[int, int], detections: Detections) -> None:
         """Keep the result of one image; `size` is ``(height, width)``."""
-        self._journal.append(image_record(path, size, detections))
+        self._journal.append({**image_record(path, size, detections), _STAMP: _stamp(path)})
 
     def add_failure(self, path: str | Path, message: str) -> None:
         """Keep that an image could not be read; it is not tried again."""
-        self._journal.append(failure_record(path, message))
+        self._journal.append({**failure_record(path, message), _STAMP: _stamp(path)})
 
     def finish(self) -> None:
         """Write the final files and remove the journal.
@@ -286,7 +298,10 @@ class ResultWriter:
         self._journal.close()
 
     def _records(self) -> Iterator[Record]:
-        return (self._journal.get(path) for path in self._paths)
+        for path in self._paths:
+            record = self._journal.get(path)
+            record.pop(_STAMP, None)
+            yield record
 
     def __enter__(self) -> Self:
         return self
@@ -298,6 +313,15 @@ class ResultWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _stamp(path: str | Path) -> list[int] | None:
+    """Size and time of change of an image, by which a replaced one is known."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a text is as good as a Path
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> None:

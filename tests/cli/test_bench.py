@@ -119,7 +119,6 @@ def test_options_may_come_from_a_file(run: Run, engine: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--against", "torch"), "torch cannot be measured yet"),
         (("--against", "onnxruntme"), "neither a file nor a contender"),
         (("--images", "absent"), "no such file or folder: absent"),
         (("--backend", "absent"), "unknown backend 'absent'"),

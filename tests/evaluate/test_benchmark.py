@@ -301,7 +301,6 @@ def test_another_network_is_another_answer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("peer", "message"),
     [
-        ("torch", "torch cannot be measured yet"),
         ("onnxruntme", "neither a file nor a contender; there are onnxruntime, reference, bare"),
         ("opencv-dnn", "tiny was not imported from one"),
         ("absent.bw", "no such file: absent.bw"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from boxwright.backends.base import Runner, Tensors
     from boxwright.card import ModelCard
     from boxwright.engine import Engine
+    from boxwright.evaluate.torch_peer import TorchPeer
 
 Opened: TypeAlias = "Engine | Model"
 
@@ -63,7 +64,7 @@ class Contender(Protocol):
 
     @property
     def kind(self) -> str:
-        """``engine``, ``model``, ``bare`` or ``opencv-dnn``."""
+        """``engine``, ``model``, ``bare``, ``opencv-dnn`` or ``torch``."""
         ...
 
     @property
@@ -322,12 +323,11 @@ def _open_peer(
     device: str,
     threads: int,
     cfg: str | Path | None,
-) -> RunnerContender | BareOnnxRuntime | OpenCvDnn:
+) -> RunnerContender | BareOnnxRuntime | OpenCvDnn | TorchPeer:
     if item == TORCH:
-        raise InputError(
-            "torch cannot be measured yet: this Boxwright makes no PyTorch network of a model; "
-            f"take part can {_known()}, and files"
-        )
+        from boxwright.evaluate.torch_peer import TorchPeer
+
+        return TorchPeer(_portable(subject), device, threads)
     if item == BARE:
         return _bare(subject, device, threads)
     if item == OPENCV:
@@ -458,4 +458,4 @@ def _must_exist(path: Path) -> None:
 def _known() -> str:
     from boxwright import backends
 
-    return ", ".join((*backends.names(), BARE, OPENCV))
+    return ", ".join((*backends.names(), BARE, OPENCV, TORCH))

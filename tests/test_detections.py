@@ -113,3 +113,17 @@ def test_text_is_a_table() -> None:
     lines = str(three()).splitlines()
     assert lines[0].split() == ["dog", "0.900", "0.0", "0.0", "10.0", "10.0"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_numpys_own_integers_select_one() -> None:
+    found = Detections(
+        np.array([[0, 0, 1, 1], [0, 0, 2, 2]], np.float32),
+        np.array([0.2, 0.9], np.float32),
+        np.array([0, 1]),
+    )
+    best = found[np.argmax(found.score)]
+    assert (len(best), best.class_id[0]) == (1, 1)
+    assert len(found[np.int64(-1)]) == 1
+    with pytest.raises(IndexError, match="outside 2 detections"):
+        found[np.int64(2)]
+    assert found == found

@@ -204,6 +204,12 @@ def test_wrong_images() -> None:
         detector(picture(0, 0, 5, 5))
     with pytest.raises(InputError, match="takes a list"):
         detector.detect_batch("dog.jpg")
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    one: Any
+    for one in (pixels, pixels[..., 0], Image.fromarray(pixels), bytearray(b"x"), memoryview(b"x")):
+        with pytest.raises(InputError, match="takes a list"):
+            detector.detect_batch(one)
+    assert len(detector.detect_batch(np.stack([pixels, pixels]))) == 2
 
 
 def test_wrong_sources(tmp_path: Path) -> None:

@@ -367,3 +367,10 @@ def test_suppression_of_many_is_fast() -> None:
     kept = suppress(boxes, scores, np.zeros(20000, np.int64), Nms("diou"))
     assert time.perf_counter() - start < 2
     assert 1000 < len(kept) < 10000
+
+
+def test_a_class_number_may_come_as_text() -> None:
+    assert resolve_classes(["1", 0], ("a", "b")).tolist() == [0, 1]
+    assert resolve_classes(["1"], ("1", "b")).tolist() == [0]  # a name comes first
+    with pytest.raises(InputError, match="unknown class '2'"):
+        resolve_classes(["2"], ("a", "b"))

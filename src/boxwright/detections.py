@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # comparing arrays has no one answer
 class Detections:
     """The detections of one image, best first, checked when made.
 
@@ -81,10 +81,12 @@ class Detections:
     def __len__(self) -> int:
         return len(self.xyxy)
 
-    def __getitem__(self, index: NDArray[Any] | slice | int) -> Detections:
-        rows = slice(index, index + 1 or None) if isinstance(index, int) else index
-        if isinstance(index, int) and not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is outside {len(self)} detections")
+    def __getitem__(self, index: NDArray[Any] | slice | int | np.integer[Any]) -> Detections:
+        rows: Any = index
+        if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"index {index} is outside {len(self)} detections")
+            rows = slice(int(index), int(index) + 1 or None)
         return Detections(
             self.xyxy[rows],
             self.score[rows],

@@ -149,7 +149,9 @@ class Detector:
             ImageError: An image cannot be read.
             InputError: The detector is closed, or `images` is one image.
         """
-        if isinstance(images, (str, bytes, Path)):
+        one = (str, bytes, bytearray, memoryview, Path)
+        # An array of four axes is several images; a Pillow image has no length.
+        if isinstance(images, one) or getattr(images, "ndim", 4) < 4 or not _many(images):
             raise InputError("detect_batch takes a list of images, got one; call the detector")
         results: list[Detections] = []
         for chunk in _chunks(images, self.batch_size):
@@ -213,6 +215,10 @@ def _load(opened: Engine | Model | ModelCard, backend: str | None, device: str) 
     from boxwright.backends import load
 
     return load(opened, backend=backend, device=device)
+
+
+def _many(images: object) -> bool:
+    return hasattr(images, "__iter__") or hasattr(images, "__getitem__")
 
 
 def _fixed_batch(runner: Runner) -> int | None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.errors import ImageError, InputError
-from boxwright.files import human_size
+from boxwright.files import human_size, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -110,7 +110,7 @@ def _from_path(path: str | Path, max_pixels: int) -> Pixels:
     if str(path).startswith(("http://", "https://")):
         raise ImageError(f"{path}: images are not fetched from the network; download it first")
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return _from_stream(stream, None, str(path), max_pixels)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
@@ -333,6 +333,8 @@ def find_images(
         raise InputError("no images were given; expected files, folders, globs or .txt lists")
     found: dict[Path, Path] = {}
     for item in items:
+        if item == "":
+            raise InputError("the name of an image is empty; is a variable not set?")
         searched = not Path(item).is_file()
         for path in _expand(item):
             whole = path.resolve()
@@ -377,9 +379,14 @@ def _is_image_file(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
+# A hundred thousand long paths fit.
+_MAX_LIST_BYTES = 64 << 20
+
+
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with open_regular(path) as stream:
+            lines = stream.read(_MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the list {path}: {error}") from error
     images = []

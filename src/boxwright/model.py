@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 from boxwright.card import CARD_KEY, ModelCard
 from boxwright.errors import CardError, InputError, ModelError
-from boxwright.files import atomic_write, human_size
+from boxwright.files import atomic_write, human_size, open_regular
 
 if TYPE_CHECKING:
     import onnx
@@ -61,12 +62,13 @@ class Model:
             CardError: Its card is missing or malformed.
         """
         try:
-            size = Path(path).stat().st_size
-            if size > MAX_MODEL_BYTES:
-                raise ModelError(
-                    f"{path}: an ONNX file holds at most 2 GiB, got {human_size(size)}"
-                )
-            data = Path(path).read_bytes()
+            with open_regular(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if size > MAX_MODEL_BYTES:
+                    raise ModelError(
+                        f"{path}: an ONNX file holds at most 2 GiB, got {human_size(size)}"
+                    )
+                data = stream.read()
         except OSError as error:
             raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
         return cls.from_bytes(data, origin=str(path))
@@ -82,6 +84,8 @@ class Model:
             proto.ParseFromString(data)
         except (DecodeError, RuntimeError, ValueError) as error:
             raise ModelError(f"{origin} is not an ONNX model: it cannot be parsed") from error
+        if _keeps_values_elsewhere(proto):
+            raise ModelError(f"{origin} keeps values in another file; export it again in one piece")
         if _has_broken_text(proto):
             raise ModelError(f"{origin} is damaged: it holds text that is not UTF-8")
         if not proto.graph.node:
@@ -220,6 +224,20 @@ def _without_initializers(proto: onnx.ModelProto) -> tuple[bytes, bytes]:
         model.SerializeToString(deterministic=True),
         graph.SerializeToString(deterministic=True),
     )
+
+
+def _keeps_values_elsewhere(message: Message) -> bool:
+    """Whether a tensor anywhere names a file for its values: a graph must read no others."""
+    from onnx import TensorProto
+
+    if isinstance(message, TensorProto):
+        return message.data_location == TensorProto.EXTERNAL or len(message.external_data) > 0
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            parts = value if isinstance(value, Sequence) else (value,)
+            if any(map(_keeps_values_elsewhere, parts)):
+                return True
+    return False
 
 
 def _has_broken_text(message: Message) -> bool:

@@ -248,7 +248,9 @@ def resolve_classes(wanted: Sequence[str | int], class_names: tuple[str, ...]) -
     for item in wanted:
         if isinstance(item, str) and item in class_names:
             numbers.add(class_names.index(item))
-        elif isinstance(item, (int, np.integer)) and 0 <= item < len(class_names):
+        elif (isinstance(item, str) and item.isdecimal() and int(item) < len(class_names)) or (
+            isinstance(item, (int, np.integer)) and 0 <= item < len(class_names)
+        ):
             numbers.add(int(item))
         else:
             raise InputError(_unknown_class(item, class_names))

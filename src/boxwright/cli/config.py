@@ -22,6 +22,7 @@ import click
 
 from boxwright.errors import InputError
 from boxwright.extras import require
+from boxwright.files import open_regular
 
 _MAX_BYTES = 1 << 20
 
@@ -55,9 +56,11 @@ def defaults_for(path: Path, verb: str, command: click.Command) -> dict[str, Any
 def read(path: Path) -> dict[str, Any]:
     """Parse a TOML or YAML file into a table."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with open_regular(path) as stream:
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
             raise InputError(f"{path}: a configuration file holds at most {_MAX_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: a configuration file must be UTF-8 text") from error
     except OSError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from boxwright.errors import CfgError, ImportFailedError, UnsupportedError
-from boxwright.files import human_size
+from boxwright.files import human_size, open_regular
 
 # The largest cfg of the Darknet repository has 3,000 lines and 60 kB.
 MAX_CFG_BYTES = 4 << 20
@@ -130,7 +130,7 @@ def read_cfg(path: str | Path) -> list[Section]:
         CfgError: A line is neither a section, an option nor a comment; or there are no layers.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(MAX_CFG_BYTES + 1)
     except OSError as error:
         raise ImportFailedError(f"cannot read {path}: {error.strerror or error}") from error

@@ -8,7 +8,6 @@ endian. The file says nothing about the network: only its length can be checked,
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from boxwright.darknet.layers import BatchNorm, Connected, Convolutional, Layer, Local, Shortcut
 from boxwright.darknet.network import Network
 from boxwright.errors import WeightsError
-from boxwright.files import human_size
+from boxwright.files import human_size, open_regular
 
 Floats = NDArray[np.float32]
 
@@ -56,7 +55,7 @@ class WeightsReader:
         self.path = Path(path)
         try:
             # Closed by __exit__; the reader itself is the context manager.
-            self._stream: BinaryIO = open(path, "rb")  # noqa: SIM115
+            self._stream: BinaryIO = open_regular(path)
         except OSError as error:
             raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
         try:
@@ -67,8 +66,6 @@ class WeightsReader:
 
     def _start(self, network: Network) -> None:
         status = os.fstat(self._stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise WeightsError(f"{self.path} is not a regular file")
         header = self._stream.read(12)
         if len(header) < 12:
             raise WeightsError(f"{self.path} is not a Darknet weights file: it is too short")

@@ -16,7 +16,7 @@ from boxwright.darknet.network import Network, read_network
 from boxwright.darknet.onnx import to_onnx
 from boxwright.darknet.weights import WeightsReader
 from boxwright.errors import CfgError, ImportFailedError, UnsupportedError
-from boxwright.files import printable, sha256_file
+from boxwright.files import open_regular, printable, sha256_file
 from boxwright.importers.registry import ImportRequest
 from boxwright.model import Model
 
@@ -177,7 +177,7 @@ def _read_names(path: Path) -> tuple[str, ...]:
 
 def _read_text(path: Path) -> str:
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(_MAX_NAMES_BYTES + 1)
     except OSError as error:
         raise ImportFailedError(f"cannot read {path}: {error.strerror or error}") from error

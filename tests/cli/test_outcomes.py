@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 import pytest
@@ -121,3 +122,51 @@ def test_a_broken_pipe_is_quiet(program: Program) -> None:
     )
     done = program(python=("-c", code))
     assert (done.returncode, done.stderr) == (141, "")
+
+
+REDIRECTED = """
+import os, sys
+os.close({closed})
+os.execv(sys.executable, [sys.executable, "-m", "boxwright", "--help"])
+"""
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_stream_is_no_bug(program: Program, closed: int) -> None:
+    done = program(python=("-c", REDIRECTED.format(closed=closed)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("Verbs" in done.stdout) == (closed == 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--help",), "error: cannot write to standard output: No space left on device\n"),
+        # The error itself is what cannot be written.
+        (("inspect", "nowhere.onnx", "--json"), "error: cannot read nowhere.onnx: "),
+    ],
+)
+def test_a_full_stdout_is_one_line(program: Program, arguments: tuple[str, ...], line: str) -> None:
+    code = (
+        "import os\n"
+        "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
+        "from boxwright.cli import main\n"
+        f"main({list(arguments)!r})\n"
+    )
+    done = program(python=("-c", code))
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_of_few_characters_gets_escapes(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    done = program("inspect", "\u4e2d.onnx", "--json")
+    assert done.returncode == 1
+    assert "\u4e2d.onnx" in json.loads(done.stdout)["error"]["message"]
+    code = "import click; from boxwright.cli.group import _prepare_streams\n"
+    code += "_prepare_streams(); click.echo('\\u4e2d')"
+    assert program(python=("-c", code)).stdout == "\\u4e2d\n"

@@ -120,7 +120,9 @@ class _Formatter(logging.Formatter):
 
 def print_json(content: object) -> None:
     """One JSON document on stdout; refuses what JSON has no word for, such as NaN."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    # Where stdout cannot take every character, JSON has escapes of its own for them.
+    ascii_only = (getattr(sys.stdout, "encoding", None) or "").lower() not in ("utf-8", "utf8")
+    click.echo(json.dumps(content, indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def note(settings: Settings, text: str) -> None:

@@ -6,8 +6,10 @@ but a stated budget was missed; 130 interrupted; 141 whoever read the output wen
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -90,6 +92,7 @@ class LazyGroup(click.Group):
         **extra: Any,
     ) -> None:
         """Run, and leave the process with the exit code the outcome asks for."""
+        _prepare_streams()
         arguments = list(sys.argv[1:] if args is None else args)
         extra.pop("standalone_mode", None)
         settings = extra.setdefault("obj", None) or Settings()
@@ -121,7 +124,8 @@ def _guard(work: Callable[[], int], settings: Settings) -> int:
     except click.UsageError as error:
         if settings.json:
             return _fail(settings, "UsageError", error.format_message(), EXIT_USAGE)
-        error.show()
+        with contextlib.suppress(OSError):  # stderr may be full
+            error.show()
         return EXIT_USAGE
     except click.ClickException as error:
         return _fail(settings, type(error).__name__, error.format_message(), error.exit_code)
@@ -135,6 +139,10 @@ def _guard(work: Callable[[], int], settings: Settings) -> int:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as error:
+        if _stdout_is_lost():
+            settings.json = False  # what is left to say has stderr alone
+            message = f"cannot write to standard output: {error.strerror or error}"
+            return _fail(settings, "OSError", message, EXIT_INPUT)
         where = f"{error.filename}: " if error.filename else ""
         return _fail(settings, "OSError", f"{where}{error.strerror or error}", EXIT_INPUT)
     except Exception as error:
@@ -142,12 +150,21 @@ def _guard(work: Callable[[], int], settings: Settings) -> int:
 
 
 def _fail(settings: Settings, kind: str, message: str, code: int) -> int:
-    if settings.json:
-        print_json({"error": {"type": kind, "message": message, "exit_code": code}})
-    else:
-        click.echo(f"error: {' '.join(message.split())}", err=True)
-    if settings.verbosity >= 2:
-        _print_traceback()
+    line = f"error: {' '.join(message.split())}"
+    try:
+        if settings.json:
+            print_json({"error": {"type": kind, "message": message, "exit_code": code}})
+        else:
+            click.echo(line, err=True)
+        if settings.verbosity >= 2:
+            _print_traceback()
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except OSError:
+        if _stdout_is_lost():
+            with contextlib.suppress(OSError):
+                click.echo(line, err=True)
     return code
 
 
@@ -161,6 +178,32 @@ def _print_traceback() -> None:
     import traceback
 
     click.echo(traceback.format_exc(), err=True, nl=False)
+
+
+def _prepare_streams() -> None:
+    """Give closed streams a place to go, and let no character stop what is written."""
+    if sys.stdout is None or sys.stderr is None:
+        # The lowest free number is given out: a file opened later must not become stdout.
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives on
+            setattr(sys, name, nowhere)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _stdout_is_lost() -> bool:
+    """Whether stdout takes nothing more, as on a full disk; it is silenced then."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _silence_stdout()
+        return True
+    return False
 
 
 def _silence_stdout() -> None:

@@ -44,6 +44,14 @@ def test_types_are_made_uniform() -> None:
         ({"attributes": {"age": np.array([1])}}, "attribute 'age' must have 3 rows, got 1"),
         ({"score": [0.9, np.nan, 0.1]}, "finite"),
         ({"xyxy": [[0, 0, np.inf, 1]] * 3}, "finite"),
+        ({"attributes": {"age": 30}}, "attribute 'age' must have 3 rows, got a single value"),
+        ({"score": [0.9, 1.5, 0.1]}, "score must be 0 to 1, got 0.1.* to 1.5"),
+        ({"score": [0.9, -0.5, 0.1]}, "score must be 0 to 1, got -0.5 to "),
+        ({"xyxy": [[5, 0, 1, 1]] * 3}, r"left is beyond right.*\[5.0, 0.0, 1.0, 1.0\]"),
+        ({"xyxy": [[0, 5, 1, 1]] * 3}, "top beyond bottom"),
+        ({"class_id": [0, 1.7, 0]}, "class_id must be whole numbers"),
+        ({"class_id": [0, np.nan, 0]}, "class_id must be whole numbers"),
+        ({"track_id": [0, 1.5, 0]}, "track_id must be whole numbers"),
         ({"class_id": [0, -1, 0]}, "must not be negative, got -1"),
         ({"class_id": [0, 2, 0]}, "must be below 2, the number of class names, got 2"),
     ],
@@ -127,3 +135,8 @@ def test_numpys_own_integers_select_one() -> None:
     with pytest.raises(IndexError, match="outside 2 detections"):
         found[np.int64(2)]
     assert found == found
+
+
+def test_a_runtimes_rounding_above_1_is_kept() -> None:
+    above = float(np.nextafter(np.float32(1), np.float32(2)))
+    assert three(score=[above, 0.8, 0.7]).score[0] == np.float32(above)

@@ -138,7 +138,8 @@ def test_letters_without_a_font_are_replaced(monkeypatch: pytest.MonkeyPatch) ->
 def test_any_box_in_any_image(
     height: int, width: int, rows: list[tuple[int, float, float, float, float]]
 ) -> None:
-    drawn = draw_detections(grey(height, width), found(*rows))
+    upright = [(c, min(x, u), min(y, v), max(x, u), max(y, v)) for c, x, y, u, v in rows]
+    drawn = draw_detections(grey(height, width), found(*upright))
     assert drawn.shape == (height, width, 3)
     assert drawn.dtype == np.uint8
 

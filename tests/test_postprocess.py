@@ -374,3 +374,8 @@ def test_a_class_number_may_come_as_text() -> None:
     assert resolve_classes(["1"], ("1", "b")).tolist() == [0]  # a name comes first
     with pytest.raises(InputError, match="unknown class '2'"):
         resolve_classes(["2"], ("a", "b"))
+
+
+def test_scores_above_1_are_refused() -> None:
+    with pytest.raises(InputError, match="scores must be 0 to 1, got 1.5"):
+        detect([[0, 0, 9, 9]], [[1.5, 0, 0]])

@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+MAX_SCORE = 1 + 1e-5
+"""A score of 1, with room for a runtime's rounding: onnxruntime's sigmoid gives 1.0000001."""
+
+
 @dataclass(frozen=True, eq=False)  # comparing arrays has no one answer
 class Detections:
     """The detections of one image, best first, checked when made.
 
     Attributes:
-        xyxy: float32 ``(n, 4)``: left, top, right, bottom in pixels of the source image.
+        xyxy: float32 ``(n, 4)``: left, top, right, bottom in pixels of the source image,
+            left not beyond right, nor top beyond bottom.
         score: float32 ``(n,)``, 0 to 1.
         class_id: int64 ``(n,)``, an index into `class_names`.
         class_names: Names of all classes the detector knows.
@@ -39,9 +44,9 @@ class Detections:
         as_array = object.__setattr__
         as_array(self, "xyxy", np.asarray(self.xyxy, np.float32))
         as_array(self, "score", np.asarray(self.score, np.float32))
-        as_array(self, "class_id", np.asarray(self.class_id, np.int64))
+        as_array(self, "class_id", _whole("class_id", self.class_id))
         if self.track_id is not None:
-            as_array(self, "track_id", np.asarray(self.track_id, np.int64))
+            as_array(self, "track_id", _whole("track_id", self.track_id))
         as_array(self, "attributes", {k: np.asarray(v) for k, v in self.attributes.items()})
         self._validate()
 
@@ -56,10 +61,19 @@ class Detections:
             if column.shape != (count,):
                 raise ValueError(f"{name} must have shape ({count},), got {column.shape}")
         for name, column in self.attributes.items():
-            if len(column) != count:
-                raise ValueError(f"attribute {name!r} must have {count} rows, got {len(column)}")
+            if column.shape[:1] != (count,):
+                rows = len(column) if column.ndim else "a single value"
+                raise ValueError(f"attribute {name!r} must have {count} rows, got {rows}")
         if not np.isfinite(self.xyxy).all() or not np.isfinite(self.score).all():
             raise ValueError("xyxy and score must be finite numbers")
+        if count and not 0 <= self.score.min() <= self.score.max() <= MAX_SCORE:
+            raise ValueError(f"score must be 0 to 1, got {self.score.min()} to {self.score.max()}")
+        inverted = (self.xyxy[:, 2:] < self.xyxy[:, :2]).any(axis=1)
+        if inverted.any():
+            raise ValueError(
+                "xyxy must be left, top, right, bottom; left is beyond right, or top beyond "
+                f"bottom, in {self.xyxy[inverted][0].tolist()}"
+            )
         if count and self.class_id.min() < 0:
             raise ValueError(f"class_id must not be negative, got {self.class_id.min()}")
         if count and self.class_names and self.class_id.max() >= len(self.class_names):
@@ -132,3 +146,11 @@ class Detections:
             + " ".join(f"{value:7.1f}" for value in corners.tolist())
             for name, score, corners in zip(self.names(), self.score, self.xyxy, strict=True)
         )
+
+
+def _whole(name: str, values: object) -> NDArray[np.int64]:
+    """Whole numbers as int64; floats pass where nothing is lost."""
+    given = np.asarray(values)
+    if given.dtype.kind == "f" and not (np.isfinite(given) & (given == np.floor(given))).all():
+        raise ValueError(f"{name} must be whole numbers, got {given.tolist()[:8]}")
+    return given.astype(np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 
 from boxwright.boxes import clip_xyxy
 from boxwright.card import ModelCard, NmsKind
-from boxwright.detections import Detections
+from boxwright.detections import MAX_SCORE, Detections
 from boxwright.errors import InputError
 from boxwright.nms import suppress
 
@@ -181,6 +181,11 @@ class Postprocessor:
         solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
         kept = kept[solid]
         limit = slice(self.max_detections)
+        if score[kept].max(initial=0) > MAX_SCORE:
+            raise InputError(
+                f"scores must be 0 to 1, got {score[kept].max():g}; "
+                "the model does not give final scores"
+            )
         detections = Detections(
             xyxy[solid][limit], score[kept][limit], class_ids[kept][limit], self.class_names
         )

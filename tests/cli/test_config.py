@@ -26,6 +26,8 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> None:
     @click.option("--save", type=CommaList(("drawn", "jsonl")), default="drawn")
     @click.option("--class", "classes", multiple=True)
     @click.option("--resume/--no-resume", default=True)
+    @click.option("--limit", type=click.IntRange(1), hidden=True, expose_value=False)
+    @click.option("--output", type=click.Path(), hidden=True, expose_value=False)
     @click.pass_obj
     def command(settings: Settings, /, **options: object) -> None:
         """Probe."""
@@ -148,6 +150,48 @@ def test_a_value_of_the_wrong_kind_is_wrong_usage(run: Run) -> None:
     done = run("probe", "--config", _write("c.toml", "[probe]\nscore-threshold = 'high'"))
     assert done.exit_code == 2
     assert "--score-threshold" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("score-threshold = [1]", "a finite number, got [1]"),
+        ("score-threshold = nan", "a finite number, got nan"),
+        ("score-threshold = true", "a finite number, got True"),
+        ("json = 3", "true or false, got 3"),
+        ("no-resume = 'yes'", "true or false, got 'yes'"),
+        ("output = 5", "text in quotes, got 5"),
+        ("class = [1]", "text in quotes, got 1"),
+        ("limit = [[1]]", "a whole number, got [[1]]"),
+        ("limit = 1.5", "a whole number, got 1.5"),
+        ("limit = true", "a whole number, got True"),
+        ("verbose = true", "a whole number, got True"),
+        ("size = [[1]]", "text or a whole number, got [1]"),
+        ("size = 1.5", "text or a whole number, got 1.5"),
+        ("device = 1979-05-27", "text in quotes, got datetime.date(1979, 5, 27)"),
+        ("output = {a = 1}", "text in quotes, got {'a': 1}"),
+    ],
+)
+def test_a_value_of_the_wrong_toml_type_is_one_line(run: Run, line: str, expected: str) -> None:
+    done = run("probe", "--config", _write("c.toml", f"[probe]\n{line}"))
+    key = line.partition(" ")[0]
+    assert (done.exit_code, done.stderr) == (2, f"error: c.toml: {key!r} must be {expected}\n")
+
+
+@pytest.mark.parametrize("digits", ["0x" + "f" * 9000, "9" * 9000])
+def test_a_number_without_end_is_one_line(run: Run, digits: str) -> None:
+    done = run("probe", "--config", _write("c.toml", f"limit = {digits}"))
+    assert done.exit_code in (1, 2)
+    assert "bug" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_one_value_will_do_for_an_option_that_is_repeatable(run: Run) -> None:
+    file = _write("c.toml", "class = 'dog'\nno-resume = true")
+    content = json.loads(run("probe", "--config", file).stdout)
+    assert (content["classes"], content["resume"]) == (["dog"], False)
+    file = _write("c.toml", "no-resume = true\nresume = true")
+    assert "given twice" in run("probe", "--config", file).stderr
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ verb that has the option; a table named like a verb applies to that verb and win
 from __future__ import annotations
 
 import difflib
+import math
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,17 @@ from boxwright.extras import require
 from boxwright.files import open_regular
 
 _MAX_BYTES = 1 << 20
+# Python writes out no integer of thousands of digits, not even in a message.
+_MAX_BITS = 64
+_TEXTS = (click.types.StringParamType, click.Path, click.Choice)
+# Our own types (sizes, batches, words with commas) read lists, too.
+_SCALARS = (*_TEXTS, click.types.IntParamType, click.types.FloatParamType)
+
+
+class ConfigValueError(click.ClickException):
+    """A value is not of the kind that its option takes: wrong usage, as on the command line."""
+
+    exit_code = 2
 
 
 def defaults_for(path: Path, verb: str, command: click.Command) -> dict[str, Any]:
@@ -32,13 +45,14 @@ def defaults_for(path: Path, verb: str, command: click.Command) -> dict[str, Any
 
     Raises:
         InputError: The file cannot be read, or holds a key no option has.
+        ConfigValueError: A value is not of the kind that its option takes.
         MissingExtraError: It is YAML and PyYAML is not installed.
     """
     content = read(path)
     options = _options_of_all_verbs()
     options[verb] = _options(command)
     common = {key: value for key, value in content.items() if key not in options}
-    known = {key: name for names in options.values() for key, name in names.items()}
+    known = {key for keys in options.values() for key in keys}
     for key in common:
         _check_key(path, key, {*known, *options}, "")
     for other in options:
@@ -48,9 +62,8 @@ def defaults_for(path: Path, verb: str, command: click.Command) -> dict[str, Any
         for key in table:
             _check_key(path, f"{key}", set(options[other]), f" of {other!r}")
     own = options[verb]
-    result = {own[_normal(key)]: value for key, value in common.items() if _normal(key) in own}
-    result |= {own[_normal(key)]: value for key, value in content.get(verb, {}).items()}
-    return result
+    common = {key: value for key, value in common.items() if _normal(key) in own}
+    return _values(path, own, common) | _values(path, own, content.get(verb, {}))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -72,7 +85,7 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: a configuration file ends in .toml, .yaml or .yml")
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: thousands of digits, too
         raise InputError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -89,23 +102,73 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
     return content
 
 
-def _options(command: click.Command) -> dict[str, str]:
-    """Key in a file -> parameter name, for one verb."""
+def _options(command: click.Command) -> dict[str, click.Option]:
+    """Key in a file -> option, for one verb; the ``no-`` name of a flag is a key, too."""
     return {
-        _normal(long): parameter.name or ""
+        _normal(long): parameter
         for parameter in command.params
         if isinstance(parameter, click.Option) and parameter.name != "config"
-        for long in parameter.opts
+        for long in (*parameter.opts, *parameter.secondary_opts)
         if long.startswith("--")
     }
 
 
-def _options_of_all_verbs() -> dict[str, dict[str, str]]:
+def _options_of_all_verbs() -> dict[str, dict[str, click.Option]]:
     from boxwright.cli.group import VERBS, cli
 
     context = click.Context(cli)
     commands = {name: cli.get_command(context, name) for name in VERBS}
     return {name: _options(command) for name, command in commands.items() if command is not None}
+
+
+def _values(path: Path, options: dict[str, click.Option], table: dict[str, Any]) -> dict[str, Any]:
+    """The values of one table, checked, by parameter name."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        option = options[_normal(key)]
+        name = option.name or ""
+        if name in result:
+            raise ConfigValueError(f"{path}: {key!r} is given twice, under two names")
+        result[name] = _checked(path, key, option, value)
+    return result
+
+
+def _checked(path: Path, key: str, option: click.Option, value: object) -> object:
+    """A value as click takes it for `option`; click itself trusts what is no text."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise _wrong(path, key, "true or false", value)
+        return value == (f"--{_normal(key)}" in option.opts)
+    if option.multiple:
+        # One value for an option that may be repeated is once that option.
+        items = value if isinstance(value, list) else [value]
+        return [_scalar(path, key, option, item) for item in items]
+    if isinstance(value, list) and not isinstance(option.type, _SCALARS):
+        return [_scalar(path, key, option, item) for item in value]
+    return _scalar(path, key, option, value)
+
+
+def _scalar(path: Path, key: str, option: click.Option, value: object) -> object:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise ConfigValueError(f"{path}: {key!r} is far too large a number")
+    if isinstance(option.type, click.types.IntParamType):
+        if not (isinstance(value, str) or (number and isinstance(value, int))):
+            raise _wrong(path, key, "a whole number", value)
+    elif isinstance(option.type, click.types.FloatParamType):
+        finite = isinstance(value, (int, float)) and math.isfinite(value)
+        if not (isinstance(value, str) or (number and finite)):
+            raise _wrong(path, key, "a finite number", value)
+    elif isinstance(option.type, _TEXTS):
+        if not isinstance(value, str):
+            raise _wrong(path, key, "text in quotes", value)
+    elif not (isinstance(value, str) or (number and isinstance(value, int))):
+        raise _wrong(path, key, "text or a whole number", value)
+    return value
+
+
+def _wrong(path: Path, key: str, expected: str, value: object) -> ConfigValueError:
+    return ConfigValueError(f"{path}: {key!r} must be {expected}, got {reprlib.repr(value)}")
 
 
 def _normal(key: str) -> str:

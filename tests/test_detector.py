@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -191,6 +192,25 @@ def test_runner_is_closed_when_it_does_not_fit() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Detector(CARD, runner=BrightSpot(), **arguments)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    numbers: dict[str, Any] = {
+        "score_threshold": np.float32(0.5),
+        "iou_threshold": np.float64(0.25),
+        "beta": np.float32(0.5),
+        "max_detections": np.int64(2),
+        "batch_size": np.int64(2),
+    }
+    detector = Detector(CARD, runner=BrightSpot(), **numbers)
+    assert detector.batch_size == 2
+    assert json.loads(json.dumps(detector.settings)) == detector.settings
+    assert detector.settings["max_detections"] == 2
+    for name in numbers:
+        wrong: Any
+        for wrong in (True, np.True_, "1"):
+            with pytest.raises(InputError, match=f"{name} must be"):
+                Detector(CARD, runner=BrightSpot(), **{name: wrong})
 
 
 def test_batch_larger_than_built_for() -> None:

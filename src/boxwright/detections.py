@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
 MAX_SCORE = 1 + 1e-5
 """A score of 1, with room for a runtime's rounding: onnxruntime's sigmoid gives 1.0000001."""
 

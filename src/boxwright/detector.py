@@ -14,6 +14,7 @@ from boxwright.model import BOXES, IMAGES, SCORES
 from boxwright.parallel import map_images
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
+from boxwright.values import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -109,7 +110,7 @@ class Detector:
             clip=clip,
         )
         self.max_pixels = max_pixels
-        _check_batch_size(batch_size)
+        batch_size = _check_batch_size(batch_size)
         self._closed = False
         self._runner = _load(opened, backend, device) if runner is None else runner
         try:
@@ -232,9 +233,10 @@ def _fixed_batch(runner: Runner) -> int | None:
     return spec.shape[0]
 
 
-def _check_batch_size(batch_size: int | None) -> None:
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+def _check_batch_size(batch_size: int | None) -> int | None:
+    if batch_size is not None and (whole(batch_size) or 0) < 1:
         raise InputError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
+    return whole(batch_size)
 
 
 def _choose_batch_size(wanted: int | None, fixed: int | None) -> int:

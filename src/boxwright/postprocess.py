@@ -18,6 +18,7 @@ from boxwright.card import ModelCard, NmsKind
 from boxwright.detections import MAX_SCORE, Detections
 from boxwright.errors import InputError
 from boxwright.nms import suppress
+from boxwright.values import real, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,13 @@ class Postprocessor:
         self.max_candidates = max_candidates
         self.clip = clip
         self._check()
+        # numpy's numbers become Python's, which JSON knows.
+        self.score_threshold = float(self.score_threshold)
+        self.nms = dataclasses.replace(
+            self.nms, iou_threshold=float(self.nms.iou_threshold), beta=float(self.nms.beta)
+        )
+        self.max_detections = whole(self.max_detections)
+        self.max_candidates = whole(self.max_candidates)
         self.class_ids = None if classes is None else resolve_classes(classes, card.class_names)
 
     def _check(self) -> None:
@@ -118,11 +126,12 @@ class Postprocessor:
             raise InputError(
                 f"nms_kind must be one of {', '.join(get_args(NmsKind))}, got {self.nms.kind!r}"
             )
-        if not self.nms.beta > 0:
+        beta = real(self.nms.beta)
+        if beta is None or not beta > 0:
             raise InputError(f"beta must be above 0, got {self.nms.beta}")
         for name in ("max_detections", "max_candidates"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
+            if value is not None and (whole(value) or 0) < 1:
                 raise InputError(
                     f"{name} must be a whole number of 1 or more, or None, got {value!r}"
                 )
@@ -275,5 +284,6 @@ def _unknown_class(item: object, class_names: tuple[str, ...]) -> str:
 
 
 def _check_fraction(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    number = real(value)
+    if number is None or not 0 <= number <= 1:
         raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")

@@ -3,7 +3,9 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from boxwright.card import Nms
@@ -93,8 +95,12 @@ def test_size_may_differ_from_the_cfgs(weights: Path) -> None:
     assert card.input_size == (4, 12)
     assert card.heads[0].rows == 4 * 12 * 2
     assert import_model(weights, size=16).card.input_size == (16, 16)
-    with pytest.raises(ImportFailedError, match="size must be 1 to 16384"):
-        import_model(weights, size=0)
+    number: Any = np.int64(16)
+    assert import_model(weights, size=number).card.input_size == (16, 16)
+    wrong: Any
+    for wrong in (0, True, "416", 416.0, (416,), (416, 416, 3), (416, "416"), (), 20_000):
+        with pytest.raises(ImportFailedError, match="size must be 1 to 16384"):
+            import_model(weights, size=wrong)
 
 
 def test_a_size_that_does_not_fit_is_named(weights: Path) -> None:

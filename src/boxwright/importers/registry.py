@@ -11,6 +11,7 @@ from boxwright.card import Interpolation, Resize
 from boxwright.errors import ImportFailedError
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
+from boxwright.values import whole
 
 _MODULES = {"darknet": "boxwright.importers.darknet"}
 
@@ -127,10 +128,15 @@ def import_model(
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    pair = (size, size) if isinstance(size, int) else size
-    if pair is not None and not all(1 <= side <= 16_384 for side in pair):
-        raise ImportFailedError(f"size must be 1 to 16384 pixels a side, got {pair}")
-    return pair
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    numbers = [number for number in map(whole, sides) if number and 1 <= number <= 16_384]
+    if len(sides) != 2 or len(numbers) != 2:
+        raise ImportFailedError(
+            f"size must be 1 to 16384 pixels, one side or (height, width), got {size!r}"
+        )
+    return numbers[0], numbers[1]
 
 
 def _choose(request: ImportRequest, name: str | None) -> Importer:

@@ -386,7 +386,10 @@ _MAX_LIST_BYTES = 64 << 20
 def _read_list(path: Path) -> list[Path]:
     try:
         with open_regular(path) as stream:
-            lines = stream.read(_MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
+            data = stream.read(_MAX_LIST_BYTES + 1)
+        if len(data) > _MAX_LIST_BYTES:
+            raise InputError(f"the list {path} is longer than {human_size(_MAX_LIST_BYTES)}")
+        lines = data.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the list {path}: {error}") from error
     images = []

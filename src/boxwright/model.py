@@ -68,7 +68,7 @@ class Model:
                     raise ModelError(
                         f"{path}: an ONNX file holds at most 2 GiB, got {human_size(size)}"
                     )
-                data = stream.read()
+                data = stream.read(size)
         except OSError as error:
             raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
         return cls.from_bytes(data, origin=str(path))
@@ -84,8 +84,6 @@ class Model:
             proto.ParseFromString(data)
         except (DecodeError, RuntimeError, ValueError) as error:
             raise ModelError(f"{origin} is not an ONNX model: it cannot be parsed") from error
-        if _keeps_values_elsewhere(proto):
-            raise ModelError(f"{origin} keeps values in another file; export it again in one piece")
         if _has_broken_text(proto):
             raise ModelError(f"{origin} is damaged: it holds text that is not UTF-8")
         if not proto.graph.node:
@@ -163,6 +161,8 @@ class Model:
         """
         from onnx import TensorProto
 
+        if _keeps_values_elsewhere(self.proto):
+            raise ModelError(f"{origin} keeps values in another file; export it again in one piece")
         graph = self.proto.graph
         initializers = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in initializers]

@@ -55,6 +55,17 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
         open_regular(tmp_path / "pipe")
 
 
+def test_a_list_is_read_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boxwright.errors import InputError
+
+    monkeypatch.setattr("boxwright.images._MAX_LIST_BYTES", 10)
+    (tmp_path / "list.txt").write_text("# more than ten\n")
+    with pytest.raises(InputError, match="is longer than 10 B"):
+        find_images(tmp_path / "list.txt")
+
+
 def test_an_empty_name_is_no_folder() -> None:
     from boxwright.errors import InputError
 
@@ -62,7 +73,7 @@ def test_an_empty_name_is_no_folder() -> None:
         find_images([""])
 
 
-@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph"])
+@pytest.mark.parametrize("place", ["initializer", "sparse", "attribute", "subgraph"])
 def test_values_in_another_file_are_refused(place: str) -> None:
     model = make_model()
     tensor = helper.make_tensor("t", TensorProto.FLOAT, [1], [0.0])
@@ -72,6 +83,8 @@ def test_values_in_another_file_are_refused(place: str) -> None:
     node = helper.make_node("Constant", [], ["t"], value=tensor)
     if place == "initializer":
         model.proto.graph.initializer.append(tensor)
+    elif place == "sparse":
+        model.proto.graph.sparse_initializer.add().values.CopyFrom(tensor)
     elif place == "attribute":
         model.proto.graph.node.append(node)
     else:
@@ -81,3 +94,5 @@ def test_values_in_another_file_are_refused(place: str) -> None:
         )
     with pytest.raises(ModelError, match="keeps values in another file"):
         Model.from_bytes(model.to_bytes())
+    with pytest.raises(ModelError, match="keeps values in another file"):
+        model.check()

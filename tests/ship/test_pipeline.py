@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -278,6 +279,39 @@ def test_the_command_repeats_the_settings(material: dict[str, Path]) -> None:
     assert "--size 32x64 --precision fp32 --max-drop 0.5 --min-fps 10 --max-latency 40" in command
     assert "--names" not in command
     assert command.endswith("--against bare --second-opinion -o 'my out'")
+
+
+def test_the_command_is_read_back_as_the_settings(tmp_path: Path) -> None:
+    from boxwright.cli import ship as verb
+    from boxwright.cli.common import Settings
+
+    wanted = ShipSettings(
+        weights=(Path("a b.weights"), Path("a.names")),
+        images=("photos", "more/*.jpg"),
+        output=Path("my out"),
+        annotations=Path("labels.json"),
+        precision="fp32",
+        budgets=Budgets(0.1234567, 1234567.5, 40),
+        import_options={
+            "format": "darknet",
+            "cfg": Path("a.cfg"),
+            "names": None,
+            "data": None,
+            "size": (32, 64),
+            "resize": "letterbox",
+            "interpolation": "opencv",
+            "licence": "MIT or so",
+        },
+        against=("bare",),
+        opencv=True,
+        device="cuda:0",
+        seed=7,
+    )
+    words = shlex.split(wanted.command())
+    assert words[:2] == ["boxwright", "ship"]
+    options = verb.command.make_context("ship", words[2:]).params
+    common = Settings(device=options["device"], seed=options["seed"])
+    assert verb.make_settings(common, options) == wanted
 
 
 def test_a_failed_check_is_not_ok(

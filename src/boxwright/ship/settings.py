@@ -161,8 +161,16 @@ class ShipSettings:
             if word != "auto":
                 words += [f"--{flag}", word]
         for name, limit in self.budgets.to_dict().items():
-            words += [f"--{name.replace('_', '-')}", f"{limit:g}"]
+            words += [f"--{name.replace('_', '-')}", _shortest(limit)]
         for peer in self.against:
             words += ["--against", peer]
         words += ["--second-opinion"] if self.opencv else []
+        words += ["--device", self.device] if self.device != "auto" else []
+        words += ["--seed", str(self.seed)] if self.seed else []
         return shlex.join([*words, "-o", str(self.output)])
+
+
+def _shortest(number: float) -> str:
+    """The shortest decimal that reads back as the same number."""
+    text = f"{number:g}"
+    return text if float(text) == number else repr(float(number))

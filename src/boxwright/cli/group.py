@@ -162,7 +162,8 @@ def _fail(settings: Settings, kind: str, message: str, code: int) -> int:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     except OSError:
-        if _stdout_is_lost():
+        # Unbuffered, a lost stdout shows in the write alone.
+        if _stdout_is_lost() or settings.json:
             with contextlib.suppress(OSError):
                 click.echo(line, err=True)
     return code

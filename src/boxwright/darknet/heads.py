@@ -9,6 +9,7 @@ from typing import Any, Literal
 from boxwright.card import Nms
 from boxwright.darknet.cfg import Section
 from boxwright.darknet.layers import Head, Shape, Tree
+from boxwright.files import open_regular
 
 _LOGGER = logging.getLogger("boxwright")
 
@@ -174,11 +175,13 @@ def _read_tree(section: Section, classes: int) -> Tree:
     if path is None:
         section.fail(f"its class tree {name[:80]!r} is not there; put it beside the cfg", "tree")
     try:
-        if path.stat().st_size > _MAX_TREE_BYTES:
-            section.fail(f"its class tree {path} is too large", "tree")
-        lines = path.read_text("utf-8", errors="replace").splitlines()
+        with open_regular(path) as stream:
+            data = stream.read(_MAX_TREE_BYTES + 1)
     except OSError as error:
         section.fail(f"its class tree {path} cannot be read: {error.strerror}", "tree")
+    if len(data) > _MAX_TREE_BYTES:
+        section.fail(f"its class tree {path} is too large", "tree")
+    lines = data.decode("utf-8", errors="replace").splitlines()
     parents: list[int] = []
     sizes: list[int] = []
     for line in (line.split() for line in lines if line.strip()):

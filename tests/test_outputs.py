@@ -285,8 +285,11 @@ def test_coco_category_ids_without_annotations() -> None:
 
 
 def test_coco_image_ids_without_annotations() -> None:
-    ids = CocoIds(["val/000000000139.jpg", "street.jpg"], NAMES)
+    ids = CocoIds(["val/000000000139.jpg", "7.jpg"], NAMES)
     assert ids.image_id("val/000000000139.jpg") == 139
+    # All of one type.
+    ids = CocoIds(["val/000000000139.jpg", "street.jpg"], NAMES)
+    assert ids.image_id("val/000000000139.jpg") == "000000000139"
     assert ids.image_id("street.jpg") == "street"
     with pytest.raises(InputError, match=r"a/1\.jpg and b/01\.jpg .* id 1.*annotations"):
         CocoIds(["a/1.jpg", "b/01.jpg"], NAMES)

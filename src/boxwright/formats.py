@@ -49,9 +49,9 @@ class CocoIds:
 
     With an annotations file, images are matched by ``file_name`` (the longest matching
     end of the path) and classes by name; classes it does not know are left out. Without
-    one, the image id is the number in a file name of digits only (``000000000139.jpg`` is
-    139), else its stem; the category id is COCO's own where all names are COCO's, else
-    the class number plus 1.
+    one, where all file names are digits only, the image id is their number
+    (``000000000139.jpg`` is 139), else the stem of each; the category id is COCO's own
+    where all names are COCO's, else the class number plus 1.
 
     Raises:
         InputError: The annotations cannot be read, lack an image, or know none of the
@@ -153,13 +153,15 @@ def yolo_names(paths: Sequence[str]) -> dict[str, PurePath]:
 def _ids_from_names(paths: Sequence[str]) -> dict[str, int | str]:
     ids: dict[str, int | str] = {}
     owners: dict[int | str, str] = {}
-    for path in paths:
-        stem = PurePath(path).stem
-        number = int(stem) if stem.isascii() and stem.isdigit() else stem
+    stems = [PurePath(path).stem for path in paths]
+    # One type for all: tools that read the file sort the ids.
+    digits = all(stem.isascii() and stem.isdigit() for stem in stems)
+    for path, stem in zip(paths, stems, strict=True):
+        number = int(stem) if digits else stem
         if number in owners:
             raise InputError(
                 f"{owners[number]} and {path} would both get the COCO image id {number!r}; "
-                "give the annotations file that names their ids"
+                "give the annotations that name their ids (--annotations)"
             )
         ids[path], owners[number] = number, path
     return ids

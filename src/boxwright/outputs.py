@@ -173,7 +173,7 @@ class Journal:
             raise InputError(
                 f"{self.path} holds an unfinished run with other settings "
                 f"({_differences(settings, self._settings)}); repeat the run with those, or "
-                "start it anew"
+                "start it anew (detect and eval: --no-resume)"
             )
 
     def _drop_from(self, offset: int) -> None:

@@ -187,3 +187,41 @@ def test_drawings_are_told_apart() -> None:
         Path("b/1.png"),
     ]
     assert drawn_names([Path("x/y/1.bmp")]) == {Path("x/y/1.bmp"): Path("1.bmp.png")}
+
+
+def test_evidence_in_the_receipt_does_not_stop_a_run_from_going_on(
+    run: Run, engine: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path("own.bw")
+    own.write_bytes(engine.read_bytes())
+    load = images.load_image
+
+    def stop(path: Path, **settings: Any) -> Any:
+        if path.name == "004.png":
+            raise KeyboardInterrupt
+        return load(path, **settings)
+
+    options = (own, photos, "-o", "out", "--save", "jsonl", "--batch", "1")
+    monkeypatch.setattr(runs, "load_image", stop)
+    assert run("detect", *options, "--score", "0.3").exit_code == 130
+    monkeypatch.setattr(runs, "load_image", load)
+    assert run("verify", own, "--images", photos, "--limit", "1").exit_code == 0
+    assert own.read_bytes() != engine.read_bytes()
+    refused = run("detect", *options, "--score", "0.4")
+    assert "--no-resume" in refused.stderr
+    assert _detect(run, *options)["summary"]["resumed"] == 4
+
+
+def test_coco_ids_come_from_annotations(run: Run, engine: Path, photos: Path) -> None:
+    labels = {
+        "images": [{"id": 50 + n, "file_name": f"{n:03}.png"} for n in range(COUNT)],
+        "categories": [{"id": 77, "name": "dog"}],
+    }
+    Path("labels.json").write_text(json.dumps(labels))
+    _detect(run, engine, photos, "--save", "coco", "--annotations", "labels.json")
+    results = json.loads(Path("detected/coco.json").read_text())
+    assert {item["category_id"] for item in results} == {77}
+    assert {item["image_id"] for item in results} <= set(range(50, 50 + COUNT))
+    refused = run("detect", engine, photos, "--save", "jsonl", "--annotations", "labels.json")
+    assert refused.exit_code == 2
+    assert "--annotations needs --save coco" in refused.stderr

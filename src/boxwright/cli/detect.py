@@ -48,6 +48,12 @@ _FRACTION = Number(0, 1)
     type=CommaList(("drawn", "jsonl", "coco", "yolo")),
     help="What to write: drawn, jsonl, coco, yolo.  [default: drawn,jsonl]",
 )
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    help="COCO annotations whose image and category ids --save coco takes.  [default: ids from "
+    "file names]",
+)
 @click.option("--score", type=_FRACTION, help="Score threshold.  [default: the card's]")
 @click.option(
     "--iou", type=_FRACTION, help="Overlap that suppresses the weaker box.  [default: the card's]"
@@ -72,6 +78,7 @@ def command(
     inputs: tuple[str, ...],
     output: Path | None,
     save: tuple[str, ...] | None,
+    annotations: Path | None,
     resume: bool,
     limit: int | None,
     **options: Any,
@@ -88,11 +95,13 @@ def command(
 
     folder = output or (_DEFAULT_FOLDER if save else None)
     kinds = (save or ("drawn", "jsonl")) if folder else ()
+    if annotations is not None and "coco" not in kinds:
+        raise click.UsageError("--annotations needs --save coco")
     paths = find_images(inputs, without=[folder / "drawn"] if folder else [])[:limit]
     report = _Report(settings, tables=len(paths) <= _TABLES)
     with contextlib.ExitStack() as stack:
         detector = stack.enter_context(_detector(settings, engine, options))
-        writer = _writer(detector, engine, paths, folder, kinds, resume)
+        writer = _writer(detector, engine, paths, folder, kinds, annotations, resume)
         if writer is not None:
             stack.enter_context(writer)
             if writer.resumed:
@@ -132,24 +141,33 @@ def _writer(
     paths: list[Path],
     folder: Path | None,
     kinds: tuple[str, ...],
+    annotations: Path | None,
     resume: bool,
 ) -> ResultWriter | None:
-    from boxwright.files import sha256_file
     from boxwright.outputs import ResultWriter
 
     if folder is None or not set(kinds) - {"drawn"}:
         return None
     # What a result depends on: a run is only continued with the same.
-    facts = {**detector.settings, "engine_sha256": sha256_file(engine), "save": list(kinds)}
+    facts = {**detector.settings, "engine_sha256": _sha256(engine), "save": list(kinds)}
     return ResultWriter(
         paths,
         facts,
         class_names=detector.card.class_names,
         jsonl=folder / "detections.jsonl" if "jsonl" in kinds else None,
         coco=folder / "coco.json" if "coco" in kinds else None,
+        annotations=annotations,
         yolo=folder / "labels" if "yolo" in kinds else None,
         restart=not resume,
     )
+
+
+def _sha256(engine: Path) -> str:
+    """Of what is run: evidence added to an engine's receipt leaves it as it is."""
+    from boxwright.engine import Engine, is_engine_file
+    from boxwright.files import sha256_file
+
+    return Engine.open(engine).content_sha256 if is_engine_file(engine) else sha256_file(engine)
 
 
 @dataclass

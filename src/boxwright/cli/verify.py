@@ -95,11 +95,12 @@ def command(
 ) -> None:
     """Measure how far a model or engine is from a reference.
 
-    Both sides get the same pixels. Compared are the raw heads (the network), boxes and
-    scores above a low threshold (the decoding), and the detections (the suppression),
-    so a failure says where it begins. Then SUBJECT is held against itself: the same images
-    in another order, beside copies, one by one, and again. With labels, the difference in
-    AP follows, with an interval. An engine keeps all of it in its receipt.
+    Both sides get the same pixels. Compared are boxes and scores, the candidates above a
+    low threshold, and the detections (the suppression); of a model (.onnx) also the raw
+    heads, which an engine does not give out. So a failure says where it begins. Then
+    SUBJECT is held against itself: the same images in another order, beside copies, one
+    by one, and again. With labels, the difference in AP follows, with an interval. An
+    engine keeps all of it in its receipt.
     Exit code 3 when a check fails, or with --again when the receipt says otherwise.
     """
     from boxwright.evaluate import parity

@@ -377,5 +377,10 @@ def test_a_class_number_may_come_as_text() -> None:
 
 
 def test_scores_above_1_are_refused() -> None:
-    with pytest.raises(InputError, match="scores must be 0 to 1, got 1.5"):
+    with pytest.raises(InputError, match=r"scores must be 0 to 1, got 1\.5"):
         detect([[0, 0, 9, 9]], [[1.5, 0, 0]])
+
+
+def test_a_score_rounded_beyond_1_is_1() -> None:
+    found = detect([[0, 0, 9, 9]], [[1.0000002, 0, 0]])
+    assert found.score.tolist() == [1.0]

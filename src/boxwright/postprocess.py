@@ -57,6 +57,10 @@ class Outcome:
     degenerate: int = 0
 
 
+# A softmax may add up to a little more than 1.
+_ROUNDING = 1e-3
+
+
 class Postprocessor:
     """Filters, suppresses, and maps candidates back to the source image.
 
@@ -196,7 +200,10 @@ class Postprocessor:
                 "the model does not give final scores"
             )
         detections = Detections(
-            xyxy[solid][limit], score[kept][limit], class_ids[kept][limit], self.class_names
+            xyxy[solid][limit],
+            np.minimum(score[kept][limit], 1),
+            class_ids[kept][limit],
+            self.class_names,
         )
         return Outcome(detections, found, cut, not_finite, int((~solid).sum()))
 

@@ -383,4 +383,4 @@ def test_scores_above_1_are_refused() -> None:
 
 def test_a_score_rounded_beyond_1_is_1() -> None:
     found = detect([[0, 0, 9, 9]], [[1.0000002, 0, 0]])
-    assert found.score.tolist() == [1.0]
+    assert found.detections.score.tolist() == [1.0]

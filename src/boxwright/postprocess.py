@@ -57,10 +57,6 @@ class Outcome:
     degenerate: int = 0
 
 
-# A softmax may add up to a little more than 1.
-_ROUNDING = 1e-3
-
-
 class Postprocessor:
     """Filters, suppresses, and maps candidates back to the source image.
 

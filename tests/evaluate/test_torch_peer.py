@@ -62,4 +62,5 @@ def test_its_facts() -> None:
     with TorchPeer(model, "cpu", 1) as peer:
         assert (peer.precision, peer.threads, peer.fixed_batch) == ("fp32", 1, None)
         assert peer.backend.startswith("torch ")
+        assert peer.device_name == "cpu"
         assert peer.network(make_images(model, 3))["boxes"].shape[0] == 3

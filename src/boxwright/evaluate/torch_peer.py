@@ -62,6 +62,13 @@ class TorchPeer:
             raise InputError(f"PyTorch peer: unknown operators {', '.join(sorted(unknown))}")
         self._constants = self._load(model)
 
+    @property
+    def device_name(self) -> str:
+        """The GPU's name, or ``cpu``."""
+        if self._device.type != "cuda":
+            return "cpu"
+        return str(self._torch.cuda.get_device_name(self._device))
+
     def _load(self, model: Model) -> dict[str, Any]:
         """Tensors on the device, in float16 where the network computes in it."""
         from onnx import numpy_helper

@@ -98,6 +98,21 @@ def test_an_engine_may_run_on_another_backend_than_it_was_built_for(tmp_path: Pa
         assert type(runner).__name__ == "OnnxRuntimeRunner"
 
 
+def test_an_engine_keeps_the_options_it_was_built_with(tmp_path: Path) -> None:
+    built = {"intra_op_num_threads": 2}
+    engine = backends.build(make_model(), options=built, output=tmp_path / "x.bw")
+    assert backends.spec_of(engine)[1].options == built
+    asked = {"intra_op_num_threads": 1}
+    assert backends.spec_of(engine, options=asked)[1].options == asked
+    # They mean nothing to another backend.
+    assert backends.spec_of(engine, backend="reference")[1].options == {}
+    backends.load(engine, backend="reference").close()
+    record = {**engine.receipt["build"], "options": {"nosuch": 1}}
+    other = engine.with_receipt({**engine.receipt, "build": record}, tmp_path / "y.bw")
+    with pytest.raises(InputError, match="unknown option of backend onnxruntime 'nosuch'"):
+        backends.load(other)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
@@ -138,6 +153,9 @@ def test_a_fingerprint_is_read_back_and_compared() -> None:
     assert str(print_) == "ort_1.2+3_cpu-x86-64--AMD-_fp32_b1-2-4"
     assert Fingerprint.parse(str(print_)) == print_
     assert Fingerprint.parse("something else") is None
+    other = Fingerprint.of("ov", "1.2", "cpu", spec, computes="bf16")
+    assert str(other) == "ov_1.2_cpu_fp32+bf16_b1-2-4"
+    assert (other.asked_precision, print_.asked_precision) == ("fp32", "fp32")
     other = Fingerprint.of("ort", "9", "cpu-x86_64 (AMD)", spec)
     assert print_.differences(other) == "version 9 (here 1.2+3)"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from boxwright.engine import Engine
     from boxwright.model import Model
 
-__all__ = ["available", "build", "get", "load", "names"]
+__all__ = ["available", "build", "get", "load", "names", "spec_of"]
 
 DEFAULT_BACKEND = "onnxruntime"
 
@@ -77,7 +77,8 @@ def load(
         source: An engine, a model that was never built, or the file of either.
         backend: Which runtime to use; by default the one the engine was built for.
         device: ``auto``, ``cpu``, ``cuda:0``, ...
-        options: Settings of that backend only.
+        options: Settings of that backend only. On the backend it was built for, an engine
+            keeps the options it was built with, and these replace single ones.
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
@@ -91,11 +92,12 @@ def load(
 
     opened = _open(source) if isinstance(source, (str, Path)) else source
     if isinstance(opened, Engine):
-        built_for, spec = _spec_of(opened, device, options)
+        chosen, spec = spec_of(opened, backend=backend, device=device, options=options)
     else:
         opened.check()
-        built_for, spec = DEFAULT_BACKEND, make_spec("fp32", (1, 1, 16), device, options)
-    return _usable(backend or built_for).load(opened, spec, progress)
+        chosen = backend or DEFAULT_BACKEND
+        spec = make_spec("fp32", (1, 1, 16), device, options)
+    return _usable(chosen).load(opened, spec, progress)
 
 
 def _open(path: str | Path) -> Engine | Model:
@@ -107,20 +109,50 @@ def _open(path: str | Path) -> Engine | Model:
     return Model.load(path)
 
 
-def _spec_of(
-    engine: Engine, device: str, options: Mapping[str, Any] | None
+def spec_of(
+    engine: Engine,
+    *,
+    backend: str | None = None,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[str, BuildSpec]:
-    """What an engine was built for and as; its receipt comes from a file, so it is checked."""
+    """The backend and the specification that :func:`load` uses for an engine.
+
+    What was asked for at the build is in the receipt. It comes from a file, so it is
+    checked.
+
+    Args:
+        engine: The engine.
+        backend: As in :func:`load`.
+        device: As in :func:`load`.
+        options: As in :func:`load`.
+
+    Raises:
+        EngineError: The receipt does not say what was built.
+        InputError: An argument is wrong.
+    """
     record = engine.receipt.get("build")
     try:
         if not isinstance(record, dict) or not isinstance(record["backend"], str):
             raise InputError("it names no backend")
-        spec = make_spec(record["precision"], tuple(record["batch"]), device, options)
+        built = make_spec(
+            record["precision"], tuple(record["batch"]), "auto", _recorded_options(record)
+        )
     except (KeyError, TypeError, InputError) as error:
         raise EngineError(
             f"{engine.path}: the receipt does not say what was built: {error}"
         ) from error
-    return record["backend"], spec
+    chosen = backend or record["backend"]
+    # Another backend's options mean nothing to this one.
+    kept = built.options if chosen == record["backend"] else {}
+    return chosen, make_spec(built.precision, built.batch, device, {**kept, **(options or {})})
+
+
+def _recorded_options(record: Mapping[str, Any]) -> dict[str, Any]:
+    recorded = record.get("options", {})
+    if not isinstance(recorded, dict):
+        raise InputError(f"its options are no table: {recorded!r:.60}")
+    return recorded
 
 
 def _usable(name: str) -> Backend:

@@ -43,7 +43,8 @@ class Fingerprint:
         backend: The backend's name.
         version: Of the runtime, and of our way of compiling for it.
         device: Kind of device, and whatever of it the plan depends on.
-        precision: As in :class:`~boxwright.backends.base.BuildSpec`.
+        precision: As in :class:`~boxwright.backends.base.BuildSpec`; where the runtime was
+            told to compute in another one, ``+`` and its name for that follow.
         batch: Shape profile.
     """
 
@@ -54,10 +55,17 @@ class Fingerprint:
     batch: str
 
     @classmethod
-    def of(cls, backend: str, version: str, device: str, spec: BuildSpec) -> Fingerprint:
-        """For a plan built to `spec`; characters a fingerprint cannot hold become ``-``."""
+    def of(
+        cls, backend: str, version: str, device: str, spec: BuildSpec, computes: str = ""
+    ) -> Fingerprint:
+        """For a plan built to `spec`; characters a fingerprint cannot hold become ``-``.
+
+        `computes` is what the runtime was told to compute in, where `spec` alone does not
+        say.
+        """
         smallest, usual, largest = spec.batch
-        fields = (backend, version, device, spec.precision, f"b{smallest}-{usual}-{largest}")
+        precision = f"{spec.precision}+{computes}" if computes else spec.precision
+        fields = (backend, version, device, precision, f"b{smallest}-{usual}-{largest}")
         return cls(*(re.sub(r"[^A-Za-z0-9.+-]", "-", text) for text in fields))
 
     @classmethod
@@ -65,6 +73,11 @@ class Fingerprint:
         """The fingerprint written as `text`, or ``None`` where it is another kind of text."""
         fields = text.split("_")
         return cls(*fields) if len(fields) == 5 else None
+
+    @property
+    def asked_precision(self) -> str:
+        """The precision of the specification."""
+        return self.precision.partition("+")[0]
 
     def __str__(self) -> str:
         return "_".join(dataclasses.astuple(self))

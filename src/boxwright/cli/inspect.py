@@ -122,16 +122,16 @@ def _plans(engine: Engine, device: str) -> list[dict[str, Any]]:
         {
             "fingerprint": plan,
             "bytes": engine.plan_size(plan),
-            "fits": (reason := _unfit(plan, device)) is None,
+            "fits": (reason := _unfit(engine, plan, device)) is None,
             "reason": reason,
         }
         for plan in engine.plans
     ]
 
 
-def _unfit(plan: str, device: str) -> str | None:
+def _unfit(engine: Engine, plan: str, device: str) -> str | None:
     """Why a plan would be rebuilt on this machine, or ``None`` where it runs as it is."""
-    from boxwright.backends import get
+    from boxwright.backends import get, spec_of
     from boxwright.backends.options import make_spec
     from boxwright.backends.plans import Fingerprint
     from boxwright.errors import BoxwrightError
@@ -144,7 +144,8 @@ def _unfit(plan: str, device: str) -> str | None:
         if (reason := backend.unavailable()) is not None:
             return f"{built.backend} cannot work here: {reason}"
         low, usual, high = (int(number) for number in built.batch.removeprefix("b").split("-"))
-        spec = make_spec(built.precision, (low, usual, high), device, None)
+        _, kept = spec_of(engine, backend=built.backend)
+        spec = make_spec(built.asked_precision, (low, usual, high), device, kept.options)
         here = Fingerprint.parse(backend.fingerprint(spec))
     except (BoxwrightError, ValueError) as error:
         return str(error)

@@ -20,6 +20,8 @@ from boxwright.engine import Engine
 from boxwright.errors import BackendUnavailableError, EngineError, InputError, ModelError
 from tests.models import make_model
 
+BUILT_IN = ("onnxruntime", "reference", "tensorrt", "tensorrt-rtx")
+
 
 class ThirdParty(ReferenceBackend):
     name = "third"
@@ -39,14 +41,17 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_there_is() -> None:
-    assert backends.names() == ("onnxruntime", "reference")
-    assert backends.available() == {"onnxruntime": None, "reference": None}
+    assert backends.names() == BUILT_IN
+    found = backends.available()
+    assert set(found) == set(BUILT_IN)
+    assert found["onnxruntime"] is None
+    assert found["reference"] is None
 
 
 @pytest.mark.usefixtures("third_party")
 def test_other_packages_add_backends_and_replace_none() -> None:
     found = backends.available()
-    assert set(found) == {"broken", "onnxruntime", "reference", "third"}
+    assert set(found) == {"broken", *BUILT_IN, "third"}
     assert found["third"] == "no such accelerator in this machine"
     assert found["broken"] is not None
     assert "No module named 'no_such_module'" in found["broken"]
@@ -70,9 +75,9 @@ def test_a_backend_that_cannot_work_says_why(name: str, message: str, tmp_path: 
     [
         (
             {"backend": "onnxrutime"},
-            "there are: onnxruntime, reference; did you mean 'onnxruntime'",
+            f"there are: {', '.join(BUILT_IN)}; did you mean 'onnxruntime'",
         ),
-        ({"backend": "zzz"}, "there are: onnxruntime, reference$"),
+        ({"backend": "zzz"}, f"there are: {', '.join(BUILT_IN)}$"),
         ({"precision": "fp61"}, "unknown precision 'fp61'; there are: fp16, fp32, int8; did you"),
         ({"batch": (2, 1, 3)}, "1 <= smallest <= usual <= largest"),
         ({"batch": (0, 1, 3)}, "1 <= smallest"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def main() -> None:
     # Progress has the real standard output for itself; prints of libraries go to stderr.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
 
     def report(stage: str, done: int, total: int | None) -> None:
         channel.write(json.dumps([stage, done, total]) + "\n")
@@ -141,6 +142,8 @@ def main() -> None:
     os._exit(0)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
+    """Wait for the parent's end of the pipe to close, then clean up in its place."""
     sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

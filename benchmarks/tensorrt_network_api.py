@@ -42,7 +42,7 @@ BATCHES = (1, 1, 4)
 """Least, usual and largest batch of the optimization profile."""
 RUNS, WARM_UP = 50, 10
 TOLERANCE = 1e-4
-TYPES = {"UINT8": np.dtype(np.uint8), "FLOAT": np.dtype(np.float32)}
+TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FLOAT": np.dtype(np.float32)}
 PARSER, API = "parser", "network API"
 
 Tensors = dict[str, NDArray[Any]]

@@ -6,6 +6,9 @@ engines on any machine when it is told what GPU they are for.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -324,12 +327,35 @@ def test_rtx_builds_a_trained_network(rtx: Rtx, fixtures_dir: Path) -> None:
     assert abs(ours - theirs) < 0.01 * theirs
 
 
-def test_the_fake_has_what_the_real_one_has(rtx: Rtx) -> None:
+@pytest.mark.parametrize("module", ["tensorrt", "tensorrt_rtx"])
+def test_the_fake_has_what_the_real_one_has(module: str) -> None:
     """Attributes, enumerations and methods of the fake exist in TensorRT."""
+    trt = pytest.importorskip(module, reason=f"{module} is not installed")
     for kind, attributes in ATTRIBUTES.items():
         for attribute in ("name", *attributes):
-            assert hasattr(getattr(rtx.trt, kind), attribute), (kind, attribute)
+            assert hasattr(getattr(trt, kind), attribute), (kind, attribute)
     for name, members in ENUMS.items():
-        assert set(members) <= set(getattr(rtx.trt, name).__members__)
+        assert set(members) <= set(getattr(trt, name).__members__)
     methods = [name for name in vars(FakeNetwork) if name.startswith("add_")]
-    assert all(hasattr(rtx.trt.INetworkDefinition, name) for name in methods)
+    assert all(hasattr(trt.INetworkDefinition, name) for name in methods)
+    assert {"FLOAT", "UINT8"} <= set(trt.DataType.__members__)
+    assert callable(trt.Permutation)
+    assert trt.Weights(np.ones(3, np.float32)).size == 3
+
+
+def test_the_comparison_of_both_ways_runs(rtx: Rtx, tmp_path: Path) -> None:
+    """``benchmarks/tensorrt_network_api.py`` without a GPU."""
+    assert rtx
+    cfg, weights = write(tmp_path, cfg_text(CONV + CONV, 32, 32))
+    root = Path(__file__).parents[2]
+    script = root / "benchmarks" / "tensorrt_network_api.py"
+    result = subprocess.run(
+        [sys.executable, script, weights, cfg, "--module", "tensorrt_rtx"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root / "src"), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "| of them CONVOLUTION | 3 | 3 |" in result.stdout
+    assert "| of them convolving | 3 | 3 |" in result.stdout
+    assert "interface and convolutions: the same" in result.stdout

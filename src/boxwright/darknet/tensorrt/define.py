@@ -270,7 +270,7 @@ def _upsample(definer: _Definer, layer: Upsample, inputs: list[Any], name: str) 
     else:
         resize = graph.layer("resize", f"{name}/nearest", inputs[0])
         resize.scales = (1.0, 1.0, float(layer.stride), float(layer.stride))
-        # Before TensorRT 8.5 its type was called ResizeMode; 10 dropped that name.
+        # TensorRT 8.6 calls this type ResizeMode as well, later ones only this.
         resize.resize_mode = trt.InterpolationMode.NEAREST
         resize.coordinate_transformation = trt.ResizeCoordinateTransformation.ASYMMETRIC
         resize.nearest_rounding = trt.ResizeRoundMode.FLOOR

@@ -1,0 +1,69 @@
+"""What the doctor runs in a process of its own, since native packages may crash or hang.
+
+``python -m boxwright.doctor.probe module NAME`` imports one runtime and prints what it is;
+``python -m boxwright.doctor.probe backends NAME...`` asks Boxwright's backends, one after
+another. Each answer is one line of JSON after a line that says what was begun, so that
+the reader knows which one a crash belongs to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+BEGIN = "begin "
+ANSWER = "answer "
+
+
+def main(arguments: list[str]) -> int:
+    """Answer what the arguments ask."""
+    kind, names = arguments[0], arguments[1:]
+    ask = _backend if kind == "backends" else _module
+    for name in names:
+        print(BEGIN + name, flush=True)
+        print(ANSWER + json.dumps({"name": name, **_guarded(ask, name)}), flush=True)
+    return 0
+
+
+def _guarded(ask: Callable[[str], dict[str, Any]], name: str) -> dict[str, Any]:
+    try:
+        return ask(name)
+    except BaseException as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        return {"error": message[:600]}
+
+
+def _module(name: str) -> dict[str, Any]:
+    module = importlib.import_module(name)
+    facts: dict[str, Any] = {"version": str(getattr(module, "__version__", "")) or None}
+    if name == "onnxruntime":
+        facts["providers"] = list(module.get_available_providers())
+    if name == "openvino":
+        core = module.Core()
+        facts["devices"] = {
+            device: str(core.get_property(device, "FULL_DEVICE_NAME"))
+            for device in core.available_devices
+        }
+    return facts
+
+
+def _backend(name: str) -> dict[str, Any]:
+    from boxwright.backends import registry
+    from boxwright.backends.capabilities import capabilities
+    from boxwright.errors import BackendUnavailableError
+
+    try:
+        backend = registry.get(name)
+        reason = backend.unavailable()
+    except BackendUnavailableError as error:
+        return {"works": False, "reason": str(error)}
+    if reason is not None:
+        return {"works": False, "reason": reason}
+    return {"works": True, "reason": None, **capabilities(backend)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -52,19 +52,22 @@ class Recipe:
 
 
 _LINUX_VENV = ("python3 -m venv .venv", ". .venv/bin/activate")
+_OWN_VENV = "With Python 3.11 or newer, make an environment of its own and use it."
 _REBOOT = "sudo reboot"
 _AMAZON = "https://developer.download.nvidia.com/compute/cuda/repos/amzn2023/x86_64"
 _RHEL9 = "https://developer.download.nvidia.com/compute/cuda/repos/rhel9/x86_64"
 _GUIDE = "https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/"
 _OLD_GPU = (
-    "a GPU older than Turing (GTX 10 series, P100, V100) needs the same package names without -open"
+    " A GPU older than Turing (GTX 10 series, P100, V100) needs the closed modules instead: see "
+    f"{_GUIDE}kernel-modules.html."
 )
+_TURING: Version = (7, 5)
 
 # How to install NVIDIA's driver, by /etc/os-release's ID. Names and streams are those of
 # packages.ubuntu.com and of NVIDIA's driver installation guide, "Kernel modules".
 DRIVER_STEPS: Mapping[str, Step] = {
     "ubuntu": Step(
-        f"Install NVIDIA's driver {DRIVER_BRANCH} and restart ({_OLD_GPU}).",
+        f"Install NVIDIA's driver {DRIVER_BRANCH} and restart.",
         (
             "sudo apt-get update",
             f"sudo apt-get install -y linux-headers-$(uname -r) "
@@ -126,13 +129,13 @@ STEPS: Mapping[str, Step] = {
         ),
     ),
     "host-gpus": Step("Start this container with `--gpus all` after `docker run`."),
-    "venv": Step("Make an environment of its own and use it.", _LINUX_VENV),
+    "venv": Step(_OWN_VENV, _LINUX_VENV),
     "debian-venv": Step(
-        "Make an environment of its own and use it.",
+        f"{_OWN_VENV} Ubuntu 24.04's Python is new enough, 22.04's is not.",
         ("sudo apt-get install -y python3-venv", *_LINUX_VENV),
     ),
     "windows-venv": Step(
-        "Make an environment of its own and use it.",
+        _OWN_VENV,
         ("py -m venv .venv", r".venv\Scripts\activate"),
     ),
     "system-venv": Step(
@@ -264,9 +267,18 @@ def recipe(backend: str, platform: str, facts: Facts | None = None) -> Recipe:
     return Recipe(backend, platform, (*(step for step in steps if step), check))
 
 
-def driver_step(distribution: str | None) -> Step:
-    """How to install NVIDIA's driver on a Linux distribution."""
-    return DRIVER_STEPS[_DISTRIBUTIONS.get(distribution or "", "other")]
+def driver_step(distribution: str | None, gpu: Version | None = None) -> Step:
+    """How to install NVIDIA's driver on a Linux distribution.
+
+    Args:
+        distribution: ``ID`` of ``/etc/os-release``.
+        gpu: Compute capability, where it is known; it decides between the open kernel
+            modules, which need Turing or newer, and the closed ones.
+    """
+    step = DRIVER_STEPS[_DISTRIBUTIONS.get(distribution or "", "other")]
+    if gpu is not None and gpu >= _TURING:
+        return step
+    return Step(step.why + _OLD_GPU, step.commands)
 
 
 def driver_branch(facts: Facts) -> int | None:
@@ -336,7 +348,8 @@ def _has(name: str, backend: str, facts: Facts) -> bool:
 
 def _step(name: str, platform: Platform, facts: Facts | None) -> Step | None:
     if name == "driver":
-        return driver_step(facts.system.distribution if facts else "ubuntu")
+        gpu = (weakest_gpu(facts) if facts else None) or platform.gpu
+        return driver_step(facts.system.distribution if facts else "ubuntu", gpu)
     if name == "tensorrt":
         return tensorrt_step(platform, facts)
     return STEPS[name]

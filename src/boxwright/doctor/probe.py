@@ -21,6 +21,8 @@ ANSWER = "answer "
 def main(arguments: list[str]) -> int:
     """Answer what the arguments ask."""
     kind, names = arguments[0], arguments[1:]
+    # `import openvino` reports itself to its makers, unasked, where it finds this package.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     ask = _backend if kind == "backends" else _module
     for name in names:
         print(BEGIN + name, flush=True)

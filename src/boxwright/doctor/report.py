@@ -36,7 +36,8 @@ class Report:
         return tuple(
             finding
             for finding in self.findings
-            if backend in finding.concerns or (not finding.concerns and finding.severity == "error")
+            if (backend in finding.concerns and finding.severity != "ok")
+            or (not finding.concerns and finding.severity == "error")
         )
 
     def recipe(self, backend: str) -> Recipe | None:

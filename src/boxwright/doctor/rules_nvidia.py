@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from boxwright.doctor.commands import STEPS, driver_branch, driver_step
+from boxwright.doctor.commands import STEPS, driver_branch, driver_step, weakest_gpu
 from boxwright.doctor.compatibility import (
     DRIVER_FOR_CUDA,
     OLDEST_TENSORRT,
@@ -16,7 +16,7 @@ from boxwright.doctor.compatibility import (
 from boxwright.doctor.facts import Facts
 from boxwright.doctor.finding import Finding
 from boxwright.doctor.nvml import NVML_DRIVER_NOT_LOADED, NVML_VERSION_MISMATCH
-from boxwright.doctor.platforms import jetpack_major
+from boxwright.doctor.platforms import identify, jetpack_major
 
 _GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
@@ -84,7 +84,7 @@ def _driver(facts: Facts) -> Iterator[Finding]:
 
 def _missing(facts: Facts, code: str, what: str, why: str) -> Finding:
     step = STEPS["windows-driver"] if facts.system.name == "Windows" else None
-    step = step or driver_step(facts.system.distribution)
+    step = step or driver_step(facts.system.distribution, identify(facts).gpu)
     return Finding(code, "warn", what, why, step.why, step.commands, _GPU_BACKENDS)
 
 
@@ -153,7 +153,7 @@ def _gpus(facts: Facts) -> Iterator[Finding]:
     if not nvidia.gpus or branch is None:
         return
     if branch < DRIVER_FOR_CUDA[12]:
-        step = driver_step(facts.system.distribution)
+        step = driver_step(facts.system.distribution, weakest_gpu(facts))
         if facts.system.wsl or facts.system.name == "Windows":
             step = STEPS["wsl-driver" if facts.system.wsl else "windows-driver"]
         yield Finding(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from boxwright.doctor.commands import driver_branch, driver_step, tensorrt_step
+from boxwright.doctor.commands import driver_branch, driver_step, tensorrt_step, weakest_gpu
 from boxwright.doctor.compatibility import (
     OLDEST_TENSORRT,
     TENSORRT_RTX_GPUS,
@@ -93,7 +93,8 @@ def _driver(facts: Facts) -> Iterator[Finding]:
     needed = driver_needed(cuda, facts.tensorrt.version)
     if needed is None or branch >= needed:
         return
-    upgrade, other = driver_step(facts.system.distribution), _install(facts)
+    upgrade = driver_step(facts.system.distribution, weakest_gpu(facts))
+    other = _install(facts)
     serves = f" serves CUDA up to {facts.nvidia.cuda}" if facts.nvidia.cuda else ""
     # Where the driver is the host's or Windows' there is no command for it here.
     can_upgrade = identify(facts).name.startswith(("linux", "ec2"))
@@ -182,7 +183,7 @@ def _rtx(facts: Facts) -> Iterator[Finding]:
             f"needs ({needed}).",
             "",
             "Upgrade the driver:",
-            driver_step(facts.system.distribution).commands,
+            driver_step(facts.system.distribution, weakest_gpu(facts)).commands,
             _RTX,
         )
 

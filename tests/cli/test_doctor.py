@@ -72,7 +72,7 @@ def test_for_a_backend_that_does_not(run: Run, monkeypatch: pytest.MonkeyPatch) 
     play(monkeypatch, workstation("570.26", 12080, A10G, backends={"tensorrt": "no tensorrt"}))
     done = run("doctor", "--for", "tensorrt")
     assert done.exit_code == 1
-    assert 'python -m pip install "boxwright[tensorrt]" "tensorrt-cu12<12"' in (
+    assert 'python -m pip install "boxwright[tensorrt]" "cuda-core[cu12]" "tensorrt-cu12<12"' in (
         done.stdout.splitlines()
     )
     done = run("doctor", "--for", "tensorrt", "--json")

@@ -25,8 +25,8 @@ PROGRAMS = {
     *("sudo", "python", "python3", "py", "docker", "wsl", "boxwright", "export", "ulimit", "."),
     r".venv\Scripts\activate",
 }
-# Extras that the backends of the same names bring when they come.
-EXPECTED_EXTRAS = {"openvino", "rtx", "tensorrt"}
+# The extra that the backend of the same name brings when it comes.
+EXPECTED_EXTRAS = {"openvino"}
 
 
 def every_command() -> Iterator[str]:

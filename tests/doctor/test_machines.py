@@ -92,7 +92,7 @@ def test_a_wheel_for_cuda_13_on_a_driver_for_12() -> None:
     assert "sudo reboot" in found.commands
     assert found.commands[-2:] == (
         "python -m pip uninstall -y tensorrt-cu13 tensorrt-cu13-bindings tensorrt-cu13-libs",
-        'python -m pip install "boxwright[tensorrt]" "tensorrt-cu12<11"',
+        'python -m pip install "boxwright[tensorrt]" "cuda-core[cu12]" "tensorrt-cu12<11"',
     )
     assert not report.ok
 
@@ -178,7 +178,7 @@ def test_a_g4dn_without_driver() -> None:
     recipe = report.recipe("tensorrt")
     assert recipe is not None
     assert [line for step in recipe.steps for line in step.commands][-2:] == [
-        'python -m pip install "boxwright[tensorrt]" "tensorrt-cu13<12"',
+        'python -m pip install "boxwright[tensorrt]" "cuda-core[cu13]" "tensorrt-cu13<12"',
         "boxwright doctor --for tensorrt",
     ]
 
@@ -456,7 +456,9 @@ def test_an_h100_with_tensorrt_rtx() -> None:
     report = examine(machine)
     found = the(report, "tensorrt-rtx-gpu")
     assert "does not run on NVIDIA H100 (compute capability 9.0)" in found.what
-    assert found.commands == ('python -m pip install "boxwright[tensorrt]" "tensorrt-cu13<12"',)
+    assert found.commands == (
+        'python -m pip install "boxwright[tensorrt]" "cuda-core[cu13]" "tensorrt-cu13<12"',
+    )
     recipe = report.recipe("tensorrt-rtx")
     assert recipe is not None
     assert "9.0" in (recipe.impossible or "")
@@ -492,7 +494,7 @@ def test_a_v100_is_offered_the_last_tensorrt_for_it() -> None:
     packages = {**BASE, **trt("10.14.1", 12)}
     report = examine(workstation("570.26", 12080, V100, packages=packages))
     assert the(report, "tensorrt-gpu").commands == (
-        'python -m pip install "boxwright[tensorrt]" "tensorrt-cu12==10.4.0"',
+        'python -m pip install "boxwright[tensorrt]" "cuda-core[cu12]" "tensorrt-cu12==10.4.0"',
     )
 
 

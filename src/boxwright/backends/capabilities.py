@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from boxwright.backends.base import BuildSpec
 from boxwright.errors import BoxwrightError
@@ -20,10 +20,12 @@ class Capabilities(TypedDict):
         precisions: Those it builds here, such as ``["fp32", "fp16"]``; ``None`` where the
             backend does not say.
         devices: Names that `device` may have here, such as ``["cpu", "cuda:0"]``.
+        note: What else a user should know, in a sentence; left out where there is nothing.
     """
 
     precisions: list[str] | None
     devices: list[str]
+    note: NotRequired[str]
 
 
 def capabilities(backend: Backend) -> Capabilities:
@@ -37,10 +39,13 @@ def capabilities(backend: Backend) -> Capabilities:
     if own is not None:
         said = own()
         precisions = said.get("precisions")
-        return {
+        found: Capabilities = {
             "precisions": None if precisions is None else [str(item) for item in precisions],
             "devices": [str(item) for item in said.get("devices", ())],
         }
+        if said.get("note"):
+            found["note"] = str(said["note"])
+        return found
     return {"precisions": None, "devices": [name for name in _DEVICES if _takes(backend, name)]}
 
 

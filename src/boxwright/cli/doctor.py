@@ -124,14 +124,14 @@ def _render(report: Report, verbosity: int) -> None:
     facts(_machine_rows(report))
     heading("Backends")
     table(
-        ("backend", "works", "precisions", "devices", "why not"),
+        ("backend", "works", "precisions", "devices", "why not, and what else"),
         [
             (
                 check.name,
                 "yes" if check.works else "no",
                 ", ".join(check.precisions or ()) or ("?" if check.works else "-"),
                 ", ".join(check.devices) or "-",
-                check.reason or "",
+                check.reason or check.note or "",
             )
             for check in report.facts.backends
         ],
@@ -258,6 +258,7 @@ def _render_one(report: Report, backend: str) -> None:
             ("why not", None if works else _reason(backend, verdict)),
             ("precisions", ", ".join(verdict.precisions or ()) or None if verdict else None),
             ("devices", ", ".join(verdict.devices) or None if verdict else None),
+            ("but", verdict.note if verdict else None),
         ]
     )
     about = report.about(backend)

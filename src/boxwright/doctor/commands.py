@@ -174,11 +174,11 @@ STEPS: Mapping[str, Step] = {
     ),
     "tensorrt-extra": Step(
         "Install Boxwright with what it needs for TensorRT.",
-        ('python -m pip install "boxwright[tensorrt]"',),
+        ('python -m pip install "boxwright[tensorrt]" "cuda-core[cu13]"',),
     ),
     "tensorrt-rtx": Step(
-        "Install Boxwright with TensorRT-RTX.",
-        ('python -m pip install "boxwright[rtx]" "tensorrt-rtx<2"',),
+        "Install Boxwright with TensorRT-RTX, which is for CUDA 13.",
+        ('python -m pip install "boxwright[rtx]" "cuda-core[cu13]"',),
     ),
 }
 
@@ -332,7 +332,8 @@ def _has(name: str, backend: str, facts: Facts) -> bool:
         return True
     if name in ("driver", "wsl-driver", "windows-driver", "host-driver", "host-gpus"):
         branch = driver_branch(facts)
-        return bool(facts.nvidia.gpus) and branch is not None and branch >= DRIVER_FOR_CUDA[12]
+        needed = DRIVER_FOR_CUDA[13 if backend == "tensorrt-rtx" else 12]
+        return bool(facts.nvidia.gpus) and branch is not None and branch >= needed
     if name == "jetpack":
         return "python3-libnvinfer" in facts.tensorrt.system
     if name == "system-venv":
@@ -366,5 +367,8 @@ def tensorrt_step(platform: Platform, facts: Facts | None) -> Step | None:
         return None
     return Step(
         f"Install Boxwright with TensorRT for CUDA {choice.cuda}.",
-        (f'python -m pip install "boxwright[tensorrt]" "{choice.pip}"',),
+        (
+            f'python -m pip install "boxwright[tensorrt]" "cuda-core[cu{choice.cuda}]" '
+            f'"{choice.pip}"',
+        ),
     )

@@ -166,13 +166,23 @@ class Requirement:
 
 @dataclass(frozen=True)
 class BackendCheck:
-    """One of Boxwright's backends on this machine."""
+    """One of Boxwright's backends on this machine.
+
+    Attributes:
+        name: The backend's name.
+        works: Whether it can build here.
+        reason: Why not.
+        precisions: Those it builds; ``None`` where it does not say.
+        devices: Those it runs on here.
+        note: What else it says.
+    """
 
     name: str
     works: bool
     reason: str | None = None
     precisions: tuple[str, ...] | None = None
     devices: tuple[str, ...] = ()
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,11 @@ def _cuda_of_others(facts: Facts) -> Iterator[Finding]:
     for what, cuda, concerns in (
         (f"torch {facts.packages.get('torch')}", torch[0] if torch else None, ()),
         (
+            f"cuda-bindings {facts.packages.get('cuda-bindings')}",
+            next(iter(numbers(facts.packages.get("cuda-bindings"))), None),
+            ("tensorrt", "tensorrt-rtx"),
+        ),
+        (
             f"onnxruntime-gpu {facts.packages.get('onnxruntime-gpu')}",
             facts.ort_gpu_cuda,
             ("onnxruntime",),
@@ -214,7 +219,7 @@ def _cuda_of_others(facts: Facts) -> Iterator[Finding]:
                 "warn",
                 f"{what} is built for CUDA {cuda}, which needs driver {needed} or newer; here "
                 f"is {facts.nvidia.driver}.",
-                "It will run on the CPU, or not at all.",
+                "Without a newer driver it runs on the CPU, or not at all.",
                 concerns=concerns,
             )
 

@@ -95,6 +95,7 @@ def _backend_check(answer: dict[str, Any]) -> BackendCheck:
         reason=answer.get("reason"),
         precisions=None if precisions is None else tuple(precisions),
         devices=tuple(answer.get("devices", ())),
+        note=answer.get("note"),
     )
 
 

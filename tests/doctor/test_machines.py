@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from boxwright.doctor import report as report_module
 from boxwright.doctor.finding import Finding
 from boxwright.doctor.machine import Outcome
 from boxwright.doctor.nvml import NVML_DRIVER_NOT_LOADED, NVML_VERSION_MISMATCH, NvmlReading
-from boxwright.doctor.report import Report, examine
+from boxwright.doctor.report import Report
+from tests.doctor.forms import assert_copyable
 from tests.doctor.machines import (
     AMAZON,
     BASE,
@@ -33,6 +35,23 @@ V100, BLACKWELL = gpu("Tesla V100", "7.0"), gpu("NVIDIA B200", "10.0")
 def trt(version: str, cuda: int) -> dict[str, str]:
     name = f"tensorrt-cu{cuda}"
     return {name: version, f"{name}-libs": version, f"{name}-bindings": version}
+
+
+def examine(machine: FakeMachine) -> Report:
+    """The report, after a look at every command and word in it."""
+    report = report_module.examine(machine)
+    for finding in report.findings:
+        assert finding.what.endswith((".", "!")) or ": " in finding.what
+        assert "None" not in f"{finding.what}{finding.why}{finding.advice}", finding
+        for command in finding.commands:
+            assert_copyable(command)
+    for backend in ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"):
+        recipe = report.recipe(backend)
+        assert recipe is not None
+        for step in recipe.steps:
+            for command in step.commands:
+                assert_copyable(command)
+    return report
 
 
 def codes(report: Report, *severities: str) -> list[str]:
@@ -204,6 +223,53 @@ def test_amazon_linux_has_commands_of_its_own() -> None:
 )
 def test_ec2_by_its_instance_type(kind: str, platform: str) -> None:
     assert examine(FakeMachine(**ec2(kind))).platform.name == platform
+
+
+@pytest.mark.parametrize(
+    ("release", "package_manager"),
+    [
+        ('ID=linuxmint\nID_LIKE="ubuntu debian"\nVERSION_ID="22"\n', "apt-get"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.5"\n', "dnf"),
+        # Another release needs another repository: NVIDIA's guide has it.
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="8.10"\n', None),
+        ('ID=fedora\nVERSION_ID="42"\n', None),
+        ("ID=debian\n", None),
+        ("", None),
+    ],
+)
+def test_drivers_by_distribution(release: str, package_manager: str | None) -> None:
+    files = {**PCI_GPU, "/etc/os-release": release}
+    found = the(examine(FakeMachine(files=files)), "driver-missing")
+    if package_manager is None:
+        assert "https://docs.nvidia.com/" in found.advice
+        assert found.commands == ("sudo reboot",)
+    else:
+        assert any(f"sudo {package_manager} " in line for line in found.commands)
+
+
+@pytest.mark.parametrize("status", [4, 15, 999])
+def test_a_driver_that_does_not_answer(status: int) -> None:
+    report = examine(FakeMachine(files=PCI_GPU, nvml=NvmlReading(status)))
+    assert codes(report, "error") == ["driver-failing"]
+    assert f"NVML status {status}" in report.findings[0].what
+
+
+def test_a_driver_that_drives_no_gpu() -> None:
+    report = examine(FakeMachine(files=PCI_GPU, nvml=driver("580.65.06", 13000)))
+    assert codes(report, "error") == ["driver-no-gpu"]
+
+
+@pytest.mark.parametrize(("value", "hidden"), [("", True), ("-1", True), ("0,1", False)])
+def test_gpus_that_are_hidden(value: str, hidden: bool) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": value}
+    report = examine(workstation("580.65.06", 13000, A10G, environ=environ))
+    assert ("gpus-hidden" in codes(report)) is hidden
+
+
+def test_stubs_before_the_driver() -> None:
+    environ = {"LD_LIBRARY_PATH": "/usr/lib:/usr/local/cuda/lib64/stubs"}
+    report = examine(workstation("580.65.06", 13000, A10G, environ=environ))
+    assert troubles(report) == ["cuda-stubs"]
 
 
 def test_a_g5_in_order() -> None:

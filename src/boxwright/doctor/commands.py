@@ -18,7 +18,7 @@ from boxwright.doctor.compatibility import (
     dotted,
     numbers,
 )
-from boxwright.doctor.facts import Facts
+from boxwright.doctor.facts import Facts, System
 from boxwright.doctor.platforms import PLATFORMS, Platform
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "reference")
@@ -101,11 +101,6 @@ DRIVER_STEPS: Mapping[str, Step] = {
         "distribution, and restart.",
         (_REBOOT,),
     ),
-}
-_DISTRIBUTIONS = {
-    "ubuntu": "ubuntu",
-    "amzn": "amzn",
-    **dict.fromkeys(("rhel", "rocky", "almalinux", "ol", "centos"), "rhel"),
 }
 
 STEPS: Mapping[str, Step] = {
@@ -267,18 +262,31 @@ def recipe(backend: str, platform: str, facts: Facts | None = None) -> Recipe:
     return Recipe(backend, platform, (*(step for step in steps if step), check))
 
 
-def driver_step(distribution: str | None, gpu: Version | None = None) -> Step:
+def driver_step(system: System | None, gpu: Version | None = None) -> Step:
     """How to install NVIDIA's driver on a Linux distribution.
 
     Args:
-        distribution: ``ID`` of ``/etc/os-release``.
+        system: The system; Ubuntu where there is none at hand.
         gpu: Compute capability, where it is known; it decides between the open kernel
             modules, which need Turing or newer, and the closed ones.
     """
-    step = DRIVER_STEPS[_DISTRIBUTIONS.get(distribution or "", "other")]
+    step = DRIVER_STEPS["ubuntu" if system is None else _distribution(system)]
     if gpu is not None and gpu >= _TURING:
         return step
     return Step(step.why + _OLD_GPU, step.commands)
+
+
+def _distribution(system: System) -> str:
+    """Which of :data:`DRIVER_STEPS` fits; the repositories named there are of x86-64."""
+    names = {system.distribution, *(system.distribution_like or "").split()}
+    version, intel = system.distribution_version or "", system.architecture == "x86-64"
+    if "ubuntu" in names:
+        return "ubuntu"
+    if "amzn" in names:
+        return "amzn" if version.startswith("2023") and intel else "other"
+    if names & {"rhel", "ol", "centos"} and system.distribution != "fedora":
+        return "rhel" if version.split(".")[0] == "9" and intel else "other"
+    return "other"
 
 
 def driver_branch(facts: Facts) -> int | None:
@@ -350,7 +358,7 @@ def _has(name: str, backend: str, facts: Facts) -> bool:
 def _step(name: str, platform: Platform, facts: Facts | None) -> Step | None:
     if name == "driver":
         gpu = (weakest_gpu(facts) if facts else None) or platform.gpu
-        return driver_step(facts.system.distribution if facts else "ubuntu", gpu)
+        return driver_step(facts.system if facts else None, gpu)
     if name == "tensorrt":
         return tensorrt_step(platform, facts)
     return STEPS[name]

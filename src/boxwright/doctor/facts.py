@@ -35,6 +35,9 @@ class Nvidia:
         gpus: GPUs the driver gives to this process.
         toolkits: Versions of CUDA toolkits in ``/usr/local``.
         nvcc: Version of the ``nvcc`` on the path.
+        visible_devices: ``CUDA_VISIBLE_DEVICES``; ``None`` where it is not set.
+        stub_libraries: Whether ``LD_LIBRARY_PATH`` leads to CUDA's stubs, which a program
+            is linked with but cannot run with.
     """
 
     on_pci: bool = False
@@ -47,6 +50,8 @@ class Nvidia:
     gpus: tuple[Gpu, ...] = ()
     toolkits: tuple[str, ...] = ()
     nvcc: str | None = None
+    visible_devices: str | None = None
+    stub_libraries: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class System:
         architecture: As :func:`boxwright.environment.cpu_architecture` gives it.
         distribution: ``ID`` of ``/etc/os-release``.
         distribution_version: Its ``VERSION_ID``.
+        distribution_like: Its ``ID_LIKE``: the distributions it is made from.
         glibc: The C library's version, where it is GNU's.
         container: The kind of container this is in; ``None`` for none.
         gpu_container: Whether the container's image was made for GPUs.
@@ -92,6 +98,7 @@ class System:
     architecture: str
     distribution: str | None = None
     distribution_version: str | None = None
+    distribution_like: str | None = None
     glibc: str | None = None
     container: str | None = None
     gpu_container: bool = False

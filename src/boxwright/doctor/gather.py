@@ -57,6 +57,7 @@ def _system(machine: Machine) -> System:
         architecture=machine.architecture,
         distribution=distribution.get("ID"),
         distribution_version=distribution.get("VERSION_ID"),
+        distribution_like=distribution.get("ID_LIKE"),
         glibc=machine.glibc,
         container=None if wsl else _container(machine),
         # NVIDIA's images set it; its container runtime reads it.
@@ -124,6 +125,8 @@ def _nvidia(machine: Machine) -> Nvidia:
         gpus=gpus,
         toolkits=_toolkits(machine),
         nvcc=_nvcc(machine),
+        visible_devices=machine.environ.get("CUDA_VISIBLE_DEVICES"),
+        stub_libraries="/stubs" in machine.environ.get("LD_LIBRARY_PATH", ""),
     )
 
 

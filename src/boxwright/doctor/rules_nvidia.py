@@ -15,10 +15,15 @@ from boxwright.doctor.compatibility import (
 )
 from boxwright.doctor.facts import Facts
 from boxwright.doctor.finding import Finding
-from boxwright.doctor.nvml import NVML_DRIVER_NOT_LOADED, NVML_VERSION_MISMATCH
+from boxwright.doctor.nvml import NVML_DRIVER_NOT_LOADED, NVML_SUCCESS, NVML_VERSION_MISMATCH
 from boxwright.doctor.platforms import identify, jetpack_major
 
 _GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
+# Of nvmlReturn_t.
+_STATUSES = {
+    4: "This user may not use it: see who owns /dev/nvidia0 and /dev/nvidiactl.",
+    15: "A GPU has fallen off the bus and must be reset, by a restart at the latest.",
+}
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -71,6 +76,26 @@ def _driver(facts: Facts) -> Iterator[Finding]:
             ("sudo modprobe nvidia", "sudo dkms autoinstall", "sudo reboot"),
             _GPU_BACKENDS,
         )
+    elif nvidia.nvml_status:
+        yield Finding(
+            "driver-failing",
+            "error",
+            "NVIDIA's driver is installed, but does not answer (NVML status "
+            f"{nvidia.nvml_status}).",
+            _STATUSES.get(nvidia.nvml_status, "The kernel's log has the reason."),
+            commands=("sudo dmesg --level=err,warn", "nvidia-smi"),
+            concerns=_GPU_BACKENDS,
+        )
+    elif nvidia.nvml_status == NVML_SUCCESS and nvidia.on_pci:
+        yield Finding(
+            "driver-no-gpu",
+            "error",
+            f"NVIDIA's driver ({nvidia.driver}) is loaded and drives no GPU, and one is there.",
+            "The GPU is too old for this driver (its open modules need Turing or newer), or it "
+            "does not answer; the kernel's log says which.",
+            commands=("sudo dmesg --level=err,warn",),
+            concerns=_GPU_BACKENDS,
+        )
     elif nvidia.on_pci or _gpu_instance(facts):
         yield _missing(
             facts,
@@ -84,7 +109,7 @@ def _driver(facts: Facts) -> Iterator[Finding]:
 
 def _missing(facts: Facts, code: str, what: str, why: str) -> Finding:
     step = STEPS["windows-driver"] if facts.system.name == "Windows" else None
-    step = step or driver_step(facts.system.distribution, identify(facts).gpu)
+    step = step or driver_step(facts.system, identify(facts).gpu)
     return Finding(code, "warn", what, why, step.why, step.commands, _GPU_BACKENDS)
 
 
@@ -152,8 +177,9 @@ def _gpus(facts: Facts) -> Iterator[Finding]:
     nvidia, branch = facts.nvidia, driver_branch(facts)
     if not nvidia.gpus or branch is None:
         return
+    yield from _environment(facts)
     if branch < DRIVER_FOR_CUDA[12]:
-        step = driver_step(facts.system.distribution, weakest_gpu(facts))
+        step = driver_step(facts.system, weakest_gpu(facts))
         if facts.system.wsl or facts.system.name == "Windows":
             step = STEPS["wsl-driver" if facts.system.wsl else "windows-driver"]
         yield Finding(
@@ -177,6 +203,29 @@ def _gpus(facts: Facts) -> Iterator[Finding]:
             "mig",
             "ok",
             "A GPU is split into parts (MIG): engines are built for, and timed on, one part.",
+            concerns=_GPU_BACKENDS,
+        )
+
+
+def _environment(facts: Facts) -> Iterator[Finding]:
+    if (facts.nvidia.visible_devices or "").strip() in ("", "-1") and (
+        facts.nvidia.visible_devices is not None
+    ):
+        yield Finding(
+            "gpus-hidden",
+            "warn",
+            f'CUDA_VISIBLE_DEVICES is "{facts.nvidia.visible_devices}": it hides every GPU.',
+            "CUDA programs started from here see none.",
+            commands=("unset CUDA_VISIBLE_DEVICES",),
+            concerns=_GPU_BACKENDS,
+        )
+    if facts.nvidia.stub_libraries:
+        yield Finding(
+            "cuda-stubs",
+            "warn",
+            "LD_LIBRARY_PATH leads to the stubs of the CUDA toolkit.",
+            "The libcuda there is for linking only and finds no GPU; it comes before the driver's.",
+            "Take the folder that ends in /stubs out of it.",
             concerns=_GPU_BACKENDS,
         )
 

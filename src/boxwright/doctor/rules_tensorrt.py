@@ -93,7 +93,7 @@ def _driver(facts: Facts) -> Iterator[Finding]:
     needed = driver_needed(cuda, facts.tensorrt.version)
     if needed is None or branch >= needed:
         return
-    upgrade = driver_step(facts.system.distribution, weakest_gpu(facts))
+    upgrade = driver_step(facts.system, weakest_gpu(facts))
     other = _install(facts)
     serves = f" serves CUDA up to {facts.nvidia.cuda}" if facts.nvidia.cuda else ""
     # Where the driver is the host's or Windows' there is no command for it here.
@@ -183,7 +183,7 @@ def _rtx(facts: Facts) -> Iterator[Finding]:
             f"needs ({needed}).",
             "",
             "Upgrade the driver:",
-            driver_step(facts.system.distribution, weakest_gpu(facts)).commands,
+            driver_step(facts.system, weakest_gpu(facts)).commands,
             _RTX,
         )
 

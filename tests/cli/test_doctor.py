@@ -147,13 +147,13 @@ def test_this_machine_offline_unwritten_and_soon(tmp_path: Path) -> None:
         "XDG_CACHE_HOME": str(home / ".cache"),
         "TMPDIR": str(home),
         "NETWORK_MARK": str(mark),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": os.pathsep.join((str(source), str(site))),
     }
-    environment.pop("BOXWRIGHT_CACHE", None)
+    for name in ("BOXWRIGHT_CACHE", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "boxwright", "doctor", "--json"],
+        [sys.executable, "-B", "-m", "boxwright", "doctor", "--json"],
         cwd=home,
         env=environment,
         capture_output=True,

@@ -9,7 +9,7 @@ import pytest
 from boxwright.doctor import report as report_module
 from boxwright.doctor.finding import Finding
 from boxwright.doctor.machine import Outcome
-from boxwright.doctor.nvml import NVML_DRIVER_NOT_LOADED, NVML_VERSION_MISMATCH, NvmlReading
+from boxwright.doctor.nvml import NvmlReading
 from boxwright.doctor.report import Report
 from tests.doctor.forms import assert_copyable
 from tests.doctor.machines import (
@@ -27,6 +27,9 @@ from tests.doctor.machines import (
     jetson,
     workstation,
 )
+
+# nvml.h: NVML_ERROR_DRIVER_NOT_LOADED, NVML_ERROR_LIB_RM_VERSION_MISMATCH.
+NOT_LOADED, MISMATCH = 9, 18
 
 A10G, T4, H100 = gpu("NVIDIA A10G", "8.6"), gpu("Tesla T4", "7.5"), gpu("NVIDIA H100", "9.0")
 V100, BLACKWELL = gpu("Tesla V100", "7.0"), gpu("NVIDIA B200", "10.0")
@@ -159,7 +162,7 @@ def test_an_upgraded_driver_before_the_restart(template: str) -> None:
             "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.107.02": "",
             **PCI_GPU,
         },
-        nvml=NvmlReading(NVML_VERSION_MISMATCH),
+        nvml=NvmlReading(MISMATCH),
     )
     found = the(examine(machine), "driver-mismatch")
     assert found.severity == "error"
@@ -168,9 +171,14 @@ def test_an_upgraded_driver_before_the_restart(template: str) -> None:
     assert found.commands == ("sudo reboot",)
 
 
+def test_nvml_alone_may_say_that_versions_differ() -> None:
+    machine = FakeMachine(files={"/etc/os-release": UBUNTU_24}, nvml=NvmlReading(MISMATCH))
+    assert codes(examine(machine), "error") == ["driver-mismatch"]
+
+
 def test_a_module_that_is_not_loaded() -> None:
     files = {"/etc/os-release": UBUNTU_24, **PCI_GPU}
-    report = examine(FakeMachine(files=files, nvml=NvmlReading(NVML_DRIVER_NOT_LOADED)))
+    report = examine(FakeMachine(files=files, nvml=NvmlReading(NOT_LOADED)))
     assert "sudo modprobe nvidia" in the(report, "driver-not-loaded").commands
 
 
@@ -219,6 +227,7 @@ def test_amazon_linux_has_commands_of_its_own() -> None:
         ("p5en.48xlarge", "ec2-p5"),
         # No NVIDIA GPU, or one that is not in the table: by what is plugged in.
         ("m7i.large", "linux-nvidia"),
+        ("g5g.xlarge", "linux-nvidia"),
     ],
 )
 def test_ec2_by_its_instance_type(kind: str, platform: str) -> None:
@@ -600,6 +609,19 @@ def test_cuda_of_torch_and_onnxruntime_against_the_driver() -> None:
     assert report.facts.ort_gpu_cuda == 13
     assert codes(report, "warn") == ["cuda-driver", "cuda-driver"]
     assert "needs driver 580 or newer; here is 550.54.14" in report.findings[0].what
+
+
+def test_a_cuda_provider_that_cannot_be_loaded() -> None:
+    said = "libcublasLt.so.12: cannot open shared object file: No such file or directory"
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    machine = workstation(
+        *("580.65.06", 13000, A10G),
+        packages={"numpy": "2.3.0", "onnxruntime-gpu": "1.23.0"},
+        modules={"onnxruntime": {"version": "1", "providers": providers, "cuda_error": said}},
+    )
+    found = the(examine(machine), "onnxruntime-cuda")
+    assert said in found.why
+    assert found.commands == ('python -m pip install "onnxruntime-gpu[cuda,cudnn]"',)
 
 
 def test_a_gpu_runtime_without_a_driver() -> None:

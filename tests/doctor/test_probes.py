@@ -87,6 +87,18 @@ def test_onnxruntime_says_its_providers() -> None:
     assert "CPUExecutionProvider" in found.details["providers"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looked at on Linux only")
+def test_a_cuda_provider_that_is_only_listed(machine: Machine, tmp_path: Path) -> None:
+    package = tmp_path / "onnxruntime"
+    (package / "capi").mkdir(parents=True)
+    text = "def get_available_providers():\n    return ['CUDAExecutionProvider']\n"
+    (package / "__init__.py").write_text(text)
+    (package / "capi" / "libonnxruntime_providers_shared.so").write_bytes(b"no library")
+    found = software.check_module(machine, "onnxruntime")
+    assert found.details["providers"] == ["CUDAExecutionProvider"]
+    assert "libonnxruntime_providers_shared.so" in found.details["cuda_error"]
+
+
 def test_the_probe_without_a_process(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

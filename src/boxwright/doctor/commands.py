@@ -144,6 +144,7 @@ STEPS: Mapping[str, Step] = {
     "uv-venv": Step(
         "This JetPack's Python is older than Boxwright needs (3.11): get a newer one beside it.",
         (
+            "sudo apt-get install -y python3-pip",
             "python3 -m pip install --user uv",
             "python3 -m uv venv --seed --python 3.12 .venv",
             ". .venv/bin/activate",

@@ -126,7 +126,8 @@ class ModuleCheck:
         state: ``ok``, ``broken`` (it raised), ``crashed`` (the process died) or ``hung``.
         version: Its ``__version__``.
         error: What it raised, or the last words of the process.
-        details: Of ONNX Runtime ``providers``; of OpenVINO ``devices``.
+        details: Of ONNX Runtime ``providers``, and ``cuda_error`` where its CUDA provider
+            cannot be loaded; of OpenVINO ``devices``.
     """
 
     state: str

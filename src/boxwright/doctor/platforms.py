@@ -73,7 +73,12 @@ def _name(facts: Facts) -> str:
         return "container"
     family = (system.ec2 or "").split(".")[0]
     for name in PLATFORMS:
-        if name.startswith("ec2-") and family.startswith(name.removeprefix("ec2-")):
+        # g5g is another thing: an ARM processor with a T4G.
+        if (
+            name.startswith("ec2-")
+            and family != "g5g"
+            and family.startswith(name.removeprefix("ec2-"))
+        ):
             return name
     return "linux-nvidia" if has_gpu else "linux-cpu"
 

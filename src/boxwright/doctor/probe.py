@@ -8,10 +8,12 @@ the reader knows which one a crash belongs to.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 BEGIN = "begin "
@@ -43,6 +45,9 @@ def _module(name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"version": str(getattr(module, "__version__", "")) or None}
     if name == "onnxruntime":
         facts["providers"] = list(module.get_available_providers())
+        error = _cuda_provider_error(module, facts["providers"])
+        if error is not None:
+            facts["cuda_error"] = error
     if name == "openvino":
         core = module.Core()
         facts["devices"] = {
@@ -50,6 +55,20 @@ def _module(name: str) -> dict[str, Any]:
             for device in core.available_devices
         }
     return facts
+
+
+def _cuda_provider_error(module: Any, providers: list[str]) -> str | None:
+    """Why the CUDA provider, which is listed whether or not it can be loaded, cannot be."""
+    folder = Path(module.__file__).parent / "capi"
+    if "CUDAExecutionProvider" not in providers or sys.platform != "linux":
+        return None
+    try:
+        # As ONNX Runtime itself does: the second needs symbols of the first.
+        for name in ("shared", "cuda"):
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def _backend(name: str) -> dict[str, Any]:

@@ -198,6 +198,19 @@ def _cuda_of_others(facts: Facts) -> Iterator[Finding]:
                 concerns=("onnxruntime",),
             )
         return
+    runtime = facts.modules.get("onnxruntime")
+    cuda_error = runtime.details.get("cuda_error") if runtime else None
+    if cuda_error:
+        yield Finding(
+            "onnxruntime-cuda",
+            "warn",
+            "onnxruntime-gpu cannot load its CUDA execution provider.",
+            f"What the loader said: {cuda_error}.",
+            "Install the CUDA and cuDNN it was built for; where the loader still does not find "
+            "them, name their folders in LD_LIBRARY_PATH.",
+            ('python -m pip install "onnxruntime-gpu[cuda,cudnn]"',),
+            ("onnxruntime",),
+        )
     torch = numbers(facts.torch_cuda)
     for what, cuda, concerns in (
         (f"torch {facts.packages.get('torch')}", torch[0] if torch else None, ()),

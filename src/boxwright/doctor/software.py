@@ -16,6 +16,7 @@ MODULES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 MODULE_SECONDS = 20.0
 BACKENDS_SECONDS = 30.0
 
+_DETAILS = ("providers", "devices", "cuda_error")
 _PROBE = "boxwright.doctor.probe"
 _DPKG_SECONDS = 5.0
 _SYSTEM_PACKAGES = ("libnvinfer[0-9]*", "python3-libnvinfer*", "nvidia-jetpack", "nvidia-l4t-core")
@@ -58,9 +59,7 @@ def check_module(machine: Machine, name: str) -> ModuleCheck:
     # NumPy's complaint about another binary interface goes to stderr, not into the error.
     if error and "_ARRAY_API" in done.stderr:
         error = f"{error}; {_last_words(done)}"
-    details: dict[str, Any] = {
-        key: answer[key] for key in ("providers", "devices") if key in answer
-    }
+    details: dict[str, Any] = {key: answer[key] for key in _DETAILS if key in answer}
     return ModuleCheck("broken" if error else "ok", answer.get("version"), error, details)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -273,12 +276,23 @@ def _render_one(report: Report, backend: str) -> None:
 
 
 def _show_finding(finding: Finding) -> None:
-    click.echo(f"{finding.severity:<5} {finding.what}")
+    _say(f"{finding.severity:<5} {finding.what}")
     for text in (finding.why, finding.advice):
         if text:
-            click.echo(f"      {text}")
+            _say(f"      {text}")
     for line in finding.commands:
         click.echo(f"  $ {line}")
+
+
+def _say(text: str) -> None:
+    """A sentence, folded and indented on a terminal; commands are never folded."""
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns, 40)
+        text = textwrap.fill(
+            text, width, subsequent_indent=" " * 6, replace_whitespace=False,
+            drop_whitespace=True, break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    click.echo(text)
 
 
 def _show_recipe(recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from boxwright.doctor.compatibility import (
     numbers,
 )
 from boxwright.doctor.facts import Facts
-from boxwright.doctor.finding import Finding
+from boxwright.doctor.finding import Finding, Severity
 from boxwright.doctor.nvml import NVML_DRIVER_NOT_LOADED, NVML_SUCCESS, NVML_VERSION_MISMATCH
 from boxwright.doctor.platforms import identify, jetpack_major
 
@@ -65,37 +65,8 @@ def _driver(facts: Facts) -> Iterator[Finding]:
             "The NVIDIA GPU is driven by nouveau, the open driver, which knows no CUDA.",
             "NVIDIA's own driver is not installed, or nouveau was loaded before it.",
         )
-    elif nvidia.nvml_status == NVML_DRIVER_NOT_LOADED:
-        yield Finding(
-            "driver-not-loaded",
-            "error",
-            "NVIDIA's driver is installed, but its kernel module is not loaded.",
-            "Usual causes: no restart since the installation; a new kernel that the module "
-            "was not built for; Secure Boot, which refuses modules that are not signed.",
-            "See why the module does not load; then build it for this kernel and restart.",
-            ("sudo modprobe nvidia", "sudo dkms autoinstall", "sudo reboot"),
-            _GPU_BACKENDS,
-        )
-    elif nvidia.nvml_status:
-        yield Finding(
-            "driver-failing",
-            "error",
-            "NVIDIA's driver is installed, but does not answer (NVML status "
-            f"{nvidia.nvml_status}).",
-            _STATUSES.get(nvidia.nvml_status, "The kernel's log has the reason."),
-            commands=("sudo dmesg --level=err,warn", "nvidia-smi"),
-            concerns=_GPU_BACKENDS,
-        )
-    elif nvidia.nvml_status == NVML_SUCCESS and nvidia.on_pci:
-        yield Finding(
-            "driver-no-gpu",
-            "error",
-            f"NVIDIA's driver ({nvidia.driver}) is loaded and drives no GPU, and one is there.",
-            "The GPU is too old for this driver (its open modules need Turing or newer), or it "
-            "does not answer; the kernel's log says which.",
-            commands=("sudo dmesg --level=err,warn",),
-            concerns=_GPU_BACKENDS,
-        )
+    elif nvidia.nvml_status or (nvidia.nvml_status == NVML_SUCCESS and nvidia.on_pci):
+        yield _failing(facts)
     elif nvidia.on_pci or _gpu_instance(facts):
         yield _missing(
             facts,
@@ -105,6 +76,44 @@ def _driver(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield Finding("no-gpu", "ok", "No NVIDIA GPU: the backends run on the CPU.")
+
+
+def _failing(facts: Facts) -> Finding:
+    """A driver that is installed and gives no GPU."""
+    nvidia = facts.nvidia
+    # An image made for GPU machines may well run on one without: then nothing is broken.
+    severity: Severity = "error" if nvidia.on_pci or _gpu_instance(facts) else "warn"
+    seen = "" if severity == "error" else " No NVIDIA GPU is to be seen, either."
+    if nvidia.nvml_status == NVML_DRIVER_NOT_LOADED:
+        return Finding(
+            "driver-not-loaded",
+            severity,
+            f"NVIDIA's driver is installed, but its kernel module is not loaded.{seen}",
+            "Usual causes: no restart since the installation; a new kernel that the module "
+            "was not built for; Secure Boot, which refuses modules that are not signed.",
+            "See why the module does not load; then build it for this kernel and restart.",
+            ("sudo modprobe nvidia", "sudo dkms autoinstall", "sudo reboot"),
+            _GPU_BACKENDS,
+        )
+    if nvidia.nvml_status:
+        return Finding(
+            "driver-failing",
+            severity,
+            "NVIDIA's driver is installed, but does not answer (NVML status "
+            f"{nvidia.nvml_status}).{seen}",
+            _STATUSES.get(nvidia.nvml_status, "The kernel's log has the reason."),
+            commands=("sudo dmesg --level=err,warn", "nvidia-smi"),
+            concerns=_GPU_BACKENDS,
+        )
+    return Finding(
+        "driver-no-gpu",
+        "error",
+        f"NVIDIA's driver ({nvidia.driver}) is loaded and drives no GPU, and one is there.",
+        "The GPU is too old for this driver (its open modules need Turing or newer), or it "
+        "does not answer; the kernel's log says which.",
+        commands=("sudo dmesg --level=err,warn",),
+        concerns=_GPU_BACKENDS,
+    )
 
 
 def _missing(facts: Facts, code: str, what: str, why: str) -> Finding:
@@ -270,25 +279,10 @@ def _jetson(facts: Facts) -> Iterator[Finding]:
             STEPS["system-venv"].commands if major >= 7 else (),
             ("tensorrt",),
         )
-    if numbers(facts.tensorrt.version)[:1] >= (11,) and numbers(jetson.jetpack) < (
-        TENSORRT_11_JETPACK
+    if numbers(facts.tensorrt.version)[:1] >= (11,) and (
+        numbers(jetson.jetpack) < TENSORRT_11_JETPACK
     ):
-        yield Finding(
-            "jetpack-tensorrt",
-            "error",
-            f"TensorRT {facts.tensorrt.version} does not support {name}.",
-            f"TensorRT 11 needs JetPack {dotted(TENSORRT_11_JETPACK)} or newer (with "
-            "TensorRT 11.4.1).",
-            "Use the TensorRT that JetPack brings:",
-            (
-                *(
-                    f"python -m pip uninstall -y {package}"
-                    for package in sorted(facts.tensorrt.packages)
-                ),
-                *STEPS["jetpack"].commands,
-            ),
-            ("tensorrt",),
-        )
+        yield _tensorrt_11(facts, name)
     if jetson.clocks_locked is False:
         yield Finding(
             "jetson-clocks",
@@ -298,3 +292,21 @@ def _jetson(facts: Facts) -> Iterator[Finding]:
             "Before measuring (until the next start):",
             STEPS["jetson-power"].commands,
         )
+
+
+def _tensorrt_11(facts: Facts, name: str) -> Finding:
+    return Finding(
+        "jetpack-tensorrt",
+        "error",
+        f"TensorRT {facts.tensorrt.version} does not support {name}.",
+        f"TensorRT 11 needs JetPack {dotted(TENSORRT_11_JETPACK)} or newer (with TensorRT 11.4.1).",
+        "Use the TensorRT that JetPack brings:",
+        (
+            *(
+                f"python -m pip uninstall -y {package}"
+                for package in sorted(facts.tensorrt.packages)
+            ),
+            *STEPS["jetpack"].commands,
+        ),
+        ("tensorrt",),
+    )

@@ -39,14 +39,17 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_there_is() -> None:
-    assert backends.names() == ("onnxruntime", "reference")
-    assert backends.available() == {"onnxruntime": None, "reference": None}
+    assert backends.names() == ("onnxruntime", "openvino", "reference")
+    available = backends.available()
+    assert set(available) == set(backends.names())
+    assert available["onnxruntime"] is None
+    assert available["reference"] is None
 
 
 @pytest.mark.usefixtures("third_party")
 def test_other_packages_add_backends_and_replace_none() -> None:
     found = backends.available()
-    assert set(found) == {"broken", "onnxruntime", "reference", "third"}
+    assert set(found) == {"broken", "third", "onnxruntime", "openvino", "reference"}
     assert found["third"] == "no such accelerator in this machine"
     assert found["broken"] is not None
     assert "No module named 'no_such_module'" in found["broken"]
@@ -70,9 +73,9 @@ def test_a_backend_that_cannot_work_says_why(name: str, message: str, tmp_path: 
     [
         (
             {"backend": "onnxrutime"},
-            "there are: onnxruntime, reference; did you mean 'onnxruntime'",
+            "there are: onnxruntime, openvino, reference; did you mean 'onnxruntime'",
         ),
-        ({"backend": "zzz"}, "there are: onnxruntime, reference$"),
+        ({"backend": "zzz"}, "there are: onnxruntime, openvino, reference$"),
         ({"precision": "fp61"}, "unknown precision 'fp61'; there are: fp16, fp32, int8; did you"),
         ({"batch": (2, 1, 3)}, "1 <= smallest <= usual <= largest"),
         ({"batch": (0, 1, 3)}, "1 <= smallest"),
@@ -135,7 +138,7 @@ def test_a_file_that_is_neither_is_refused(
 def test_importing_the_registry_imports_no_runtime() -> None:
     code = (
         "import sys, boxwright.backends as b; b.names();"
-        "print([m for m in ('onnx', 'onnxruntime', 'cv2') if m in sys.modules])"
+        "print([m for m in ('onnx', 'onnxruntime', 'openvino', 'cv2') if m in sys.modules])"
     )
     source = str(Path(boxwright.__file__).parents[1])
     output = subprocess.run(

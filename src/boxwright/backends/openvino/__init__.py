@@ -11,6 +11,7 @@ float32 unless told otherwise, so that an engine gives what its model gives.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from boxwright.backends.plans import (
     load_engine,
 )
 from boxwright.environment import cpu_architecture, cpu_features
-from boxwright.errors import BuildError, EngineError
+from boxwright.errors import BuildError, EngineError, MissingExtraError
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
 
@@ -69,6 +70,8 @@ class OpenVinoBackend:
         """Why OpenVINO cannot be used here, or ``None``."""
         try:
             import_openvino()
+        except MissingExtraError as error:
+            return str(error)
         except ImportError as error:
             return f"openvino cannot be imported: {error}"
         return None
@@ -156,8 +159,9 @@ def _compile(model: Model, spec: BuildSpec) -> tuple[dict[int, Any], tuple[str, 
     Raises:
         BuildError: OpenVINO refuses the graph.
     """
+    asked = check(spec.options, spec.device)
     device = find_device(spec.device)
-    chosen = properties(check(spec.options, spec.device), device)
+    chosen = properties(asked, device)
     names = tuple(value.name for value in model.proto.graph.output)
     data = model.proto.SerializeToString()
     compiled = {}
@@ -183,8 +187,13 @@ def _compiled_runner(model: Model, spec: BuildSpec) -> OpenVinoRunner:
 
 def _export(model: Model, spec: BuildSpec) -> bytes:
     compiled, names, fixed = _compile(model, spec)
+    exported = {}
     try:
-        exported = {size: one.export_model().getvalue() for size, one in compiled.items()}
+        for size, one in compiled.items():
+            # Without a stream of ours, what is given back differs from version to version.
+            stream = io.BytesIO()
+            one.export_model(stream)
+            exported[size] = stream.getvalue()
     except Exception as error:  # RuntimeError, and others where its text is none
         raise BuildError(f"OpenVINO cannot export the model: {plain_message(error)}") from error
     return PlanFile(names, fixed, exported).to_bytes()

@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from boxwright.errors import BackendUnavailableError, InputError
+from boxwright.errors import BackendUnavailableError, InputError, MissingExtraError
 from boxwright.extras import require
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def version() -> str:
         pass
     try:  # a build of one's own leaves no metadata
         return str(import_openvino().__version__)
-    except ImportError as error:
+    except (ImportError, MissingExtraError) as error:
         raise BackendUnavailableError(f"openvino cannot be imported: {error}") from error
 
 

@@ -59,6 +59,18 @@ def test_ship_builds_for_openvino(run: Run, weights: Path) -> None:
     assert "speed" in receipt
 
 
+def test_ship_says_at_once_where_it_cannot_work(
+    run: Run, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "boxwright.backends.openvino.OpenVinoBackend.unavailable", lambda _: "no such library"
+    )
+    done = run("ship", weights, "--images", "photos", "--target", "openvino", "-o", "out")
+    assert done.exit_code == 1
+    assert done.stderr == "error: target openvino cannot work here: no such library\n"
+    assert not Path("out").exists()
+
+
 def test_a_setting_it_does_not_have_is_one_line(run: Run, weights: Path) -> None:
     _json(run, "import", weights)
     bad = ("--option", "inference_precision=fp8")

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from boxwright.backends import cache
+from boxwright.backends import cache, registry
 from boxwright.backends.base import TensorSpec
+from boxwright.backends.options import make_spec
 from boxwright.engine import Engine
-from boxwright.errors import EngineError
+from boxwright.errors import BoxwrightError, EngineError
 from boxwright.model import BOXES, IMAGES, SCORES
 from boxwright.receipt import build_receipt
 
@@ -191,6 +192,29 @@ def explain_misfit(engine: Engine, wanted: str) -> str:
         f"{engine.path} holds no plan for this machine, so one is built from its model. "
         f"Wanted: {wanted}. Present: {held}."
     )
+
+
+def fit(plan_text: str, device: str = "auto") -> str | None:
+    """Why a plan would be rebuilt on this machine, or ``None`` where it runs as it is.
+
+    Args:
+        plan_text: The plan's fingerprint, as :attr:`Engine.plans` lists it. It may come from
+            a file, so any text is answered and none raises.
+        device: What to run on; as in :class:`~boxwright.backends.base.BuildSpec`.
+    """
+    built = Fingerprint.parse(plan_text)
+    if built is None:
+        return "its fingerprint is of another form"
+    try:
+        backend = registry.get(built.backend)
+        if (reason := backend.unavailable()) is not None:
+            return f"{built.backend} cannot work here: {reason}"
+        low, usual, high = (int(number) for number in built.batch.removeprefix("b").split("-"))
+        spec = make_spec(built.precision, (low, usual, high), device, None)
+        here = Fingerprint.parse(backend.fingerprint(spec))
+    except (BoxwrightError, ValueError) as error:
+        return str(error)
+    return (here.differences(built) or None) if here else "this backend's plans cannot be compared"
 
 
 def check_contract(

@@ -118,37 +118,17 @@ def _content(subject: _Subject, costs: ModelCost, layers: bool, device: str) -> 
 
 
 def _plans(engine: Engine, device: str) -> list[dict[str, Any]]:
+    from boxwright.backends.plans import fit
+
     return [
         {
             "fingerprint": plan,
             "bytes": engine.plan_size(plan),
-            "fits": (reason := _unfit(plan, device)) is None,
+            "fits": (reason := fit(plan, device)) is None,
             "reason": reason,
         }
         for plan in engine.plans
     ]
-
-
-def _unfit(plan: str, device: str) -> str | None:
-    """Why a plan would be rebuilt on this machine, or ``None`` where it runs as it is."""
-    from boxwright.backends import get
-    from boxwright.backends.options import make_spec
-    from boxwright.backends.plans import Fingerprint
-    from boxwright.errors import BoxwrightError
-
-    built = Fingerprint.parse(plan)
-    if built is None:
-        return "its fingerprint is of another form"
-    try:
-        backend = get(built.backend)
-        if (reason := backend.unavailable()) is not None:
-            return f"{built.backend} cannot work here: {reason}"
-        low, usual, high = (int(number) for number in built.batch.removeprefix("b").split("-"))
-        spec = make_spec(built.precision, (low, usual, high), device, None)
-        here = Fingerprint.parse(backend.fingerprint(spec))
-    except (BoxwrightError, ValueError) as error:
-        return str(error)
-    return (here.differences(built) or None) if here else "this backend's plans cannot be compared"
 
 
 def _tensors(values: Any) -> list[dict[str, Any]]:

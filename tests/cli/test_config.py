@@ -10,10 +10,18 @@ import click
 import pytest
 
 from boxwright.cli import group as group_module
-from boxwright.cli.common import BatchRange, CommaList, Settings, Size, Verb, print_json
+from boxwright.cli.common import (
+    BatchRange,
+    CommaList,
+    NameValue,
+    Settings,
+    Size,
+    Verb,
+    print_json,
+)
 from tests.cli.conftest import Run
 
-Kind = Size | BatchRange | CommaList
+Kind = Size | BatchRange | CommaList | NameValue
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +209,17 @@ def test_one_value_will_do_for_an_option_that_is_repeatable(run: Run) -> None:
         (Size(), "320x416", (320, 416)),
         (Size(), "320X416", (320, 416)),
         (Size(), [320, 416], (320, 416)),
+        (NameValue(), "threads=2", ("threads", 2)),
+        (NameValue(), " threads = -2 ", ("threads", -2)),
+        (NameValue(), "ratio=0.5", ("ratio", 0.5)),
+        (NameValue(), "ratio=1e-3", ("ratio", 0.001)),
+        (NameValue(), "pin=True", ("pin", True)),
+        (NameValue(), "hint=latency", ("hint", "latency")),
+        (NameValue(), "path=a=b", ("path", "a=b")),
+        # No number that JSON knows, so text.
+        (NameValue(), "x=nan", ("x", "nan")),
+        (NameValue(), "x=1e999", ("x", "1e999")),
+        (NameValue(), "x=1_000", ("x", "1_000")),
         (BatchRange(), "8", (8, 8, 8)),
         (BatchRange(), "1:16", (1, 16, 16)),
         (BatchRange(), "1:8:16", (1, 8, 16)),
@@ -220,6 +239,10 @@ def test_small_types_read(kind: Kind, text: object, value: object) -> None:
         (Size(), "416x416x3"),
         (Size(), "-1"),
         (Size(), ""),
+        (NameValue(), "threads"),
+        (NameValue(), "threads="),
+        (NameValue(), "=2"),
+        (NameValue(), "2x=2"),
         (BatchRange(), "0"),
         (BatchRange(), "4:2"),
         (BatchRange(), "1:2:3:4"),

@@ -60,6 +60,23 @@ def test_from_weights_to_evidence(run: Run, tmp_path: Path) -> None:
         assert not any(line != line.rstrip() for line in done.stdout.splitlines())
 
 
+def test_build_passes_options_to_the_backend(run: Run, made: Path) -> None:
+    model, option = made / "tiny.onnx", ("--option", "intra_op_num_threads=2")
+    built = _json(run, "build", model, *option)
+    assert built["options"] == {"intra_op_num_threads": 2}
+    receipt = _json(run, "inspect", "tiny.bw")["receipt"]
+    assert receipt["build"]["options"] == {"intra_op_num_threads": 2}
+    assert "intra_op_num_threads=2" in run("build", model, *option).stdout
+    Path("c.toml").write_text('[build]\noption = ["intra_op_num_threads=1"]\n')
+    built = _json(run, "build", model, "--config", "c.toml")
+    assert built["options"] == {"intra_op_num_threads": 1}
+    line = _is_one_error(run, "build", model, "--option", "intra_op_num_thread=2")
+    assert "did you mean 'intra_op_num_threads'?" in line
+    done = run("build", model, *option, *option)
+    assert done.exit_code == 2
+    assert "given twice" in done.stderr
+
+
 def test_import_takes_a_size_a_resize_and_a_name(run: Run, tmp_path: Path) -> None:
     weights = write_darknet(tmp_path)
     options = ("--size", "64x128", "--resize", "letterbox", "--interpolation", "opencv")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from boxwright.cli.common import BatchRange, Settings, Verb, show
+from boxwright.cli.common import BatchRange, Settings, Verb, backend_options, show
 from boxwright.cli.progress import progress
 
 _FILE = click.Path(path_type=Path)
@@ -19,6 +20,7 @@ _FILE = click.Path(path_type=Path)
     examples="""
     boxwright build tiny.onnx -o tiny.bw
     boxwright build tiny.onnx --backend onnxruntime --batch 1:8:32 -o tiny.bw
+    boxwright build tiny.onnx --option intra_op_num_threads=2
     """,
 )
 @click.argument("model", type=_FILE)
@@ -38,6 +40,7 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="Smallest, usual and largest batch, for runtimes that compile for a range.",
 )
+@backend_options
 @click.pass_obj
 def command(
     settings: Settings,
@@ -47,6 +50,7 @@ def command(
     backend: str,
     precision: str,
     batch: tuple[int, int, int],
+    options: dict[str, Any],
 ) -> None:
     """Build an engine from a model.
 
@@ -68,6 +72,7 @@ def command(
             precision=precision,  # type: ignore[arg-type]  # click has checked the choice
             batch=batch,
             device=settings.device,
+            options=options,
             output=target,
             progress=report,
         )
@@ -80,6 +85,7 @@ def command(
         "seconds": round(seconds, 3),
         "backend": backend,
         "precision": precision,
+        "options": options,
         "plans": plans,
     }
 
@@ -90,6 +96,7 @@ def command(
             [
                 ("engine", f"{target} ({human_size(size)})"),
                 ("backend", f"{backend}, {precision}"),
+                ("options", ", ".join(f"{k}={v}" for k, v in options.items()) or None),
                 *(("plan", plan) for plan in plans),
                 ("took", f"{seconds:.1f} s"),
             ]

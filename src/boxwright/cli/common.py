@@ -207,6 +207,62 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         return tuple(choice for choice in self.choices if choice in chosen)
 
 
+class NameValue(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """``NAME=VALUE``; the value is read as a whole number, a number, a truth value or text."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int | float | bool | str]:
+        """Split at the first ``=``; the name is one that Python could have."""
+        if isinstance(value, tuple):
+            return value
+        name, _, text = (part.strip() for part in str(value).partition("="))
+        if not name.isidentifier() or not text:
+            self.fail(f"expected a setting such as num_streams=2, got {value!r}", param, ctx)
+        return name, _plain_value(text)
+
+
+def _plain_value(text: str) -> int | float | bool | str:
+    """What was meant by `text`; only finite numbers are numbers, for JSON has no others."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text):
+        number = float(text)
+        return number if math.isfinite(number) else text
+    return text
+
+
+def backend_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--option NAME=VALUE``, for settings that one backend only has.
+
+    The verb gets a dictionary named ``options``; which names there are, and which values
+    they take, is the backend's to check.
+    """
+    return click.option(
+        "--option",
+        "options",
+        type=NameValue(),
+        multiple=True,
+        callback=_collect,
+        help="Setting of this backend only, such as num_streams=2; repeatable.",
+    )(function)
+
+
+def _collect(
+    ctx: click.Context, option: click.Parameter, pairs: tuple[tuple[str, Any], ...]
+) -> dict[str, Any]:
+    collected: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in collected:
+            raise click.BadParameter(f"{name!r} is given twice", ctx, option)
+        collected[name] = value
+    return collected
+
+
 def show(settings: Settings, content: object, render: Callable[[], None]) -> None:
     """The result on stdout: as JSON when asked for, otherwise as `render` prints it."""
     if settings.json:

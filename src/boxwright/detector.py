@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from boxwright.card import ModelCard
+from boxwright.closing import Closing
 from boxwright.errors import InputError, ModelError
 from boxwright.images import MAX_PIXELS, load_image
 from boxwright.model import BOXES, IMAGES, SCORES
@@ -18,7 +19,6 @@ from boxwright.values import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -34,7 +34,7 @@ BATCH_SIZE = 8
 """How many images run at once where neither the caller nor the model says."""
 
 
-class Detector:
+class Detector(Closing):
     """Finds objects in images, with an engine or a model as it is.
 
     Each setting is the argument where one is given, else the card's, else the default.
@@ -181,17 +181,6 @@ class Detector:
         if not self._closed:
             self._closed = True
             self._runner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _open(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | ModelCard:

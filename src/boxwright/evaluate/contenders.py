@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from boxwright.boxes import cxcywh_to_xyxy
+from boxwright.closing import Closing
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.images import import_cv2
 from boxwright.model import BOXES, IMAGES, SCORES, Model
@@ -105,25 +105,7 @@ class Contender(Protocol):
         ...
 
 
-class _Closing:
-    """Makes a contender a context manager."""
-
-    def close(self) -> None:
-        """Free what it holds; nothing by default."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class RunnerContender(_Closing):
+class RunnerContender(Closing):
     """A loaded engine or model.
 
     Args:
@@ -169,7 +151,7 @@ class RunnerContender(_Closing):
         self._runner.close()
 
 
-class BareOnnxRuntime(_Closing):
+class BareOnnxRuntime(Closing):
     """An ONNX Runtime session on the very plan, called as its own documentation does.
 
     What a runner of ours costs more than this is our overhead.
@@ -211,7 +193,7 @@ class BareOnnxRuntime(_Closing):
         self._session = None
 
 
-class OpenCvDnn(_Closing):
+class OpenCvDnn(Closing):
     """OpenCV's own Darknet importer and CPU kernels, called as its documentation does.
 
     Its network time holds ``blobFromImages``, which does what the first nodes of our

@@ -219,7 +219,7 @@ class _Report:
         if summary.all_failed:
             click.echo(f"error: {_NONE_READ}", err=True)
             return
-        parts = [f"{summary.done} images", f"{summary.detections} objects"]
+        parts = [_count(summary.done, "image"), _count(summary.detections, "object")]
         if summary.resumed:
             parts.append(f"{summary.resumed} done before")
         if summary.failed:
@@ -230,3 +230,7 @@ class _Report:
 
 
 _NONE_READ = "none of the images could be read"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

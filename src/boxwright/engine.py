@@ -19,8 +19,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from boxwright import storedzip
 from boxwright._version import __version__
 from boxwright.card import ModelCard
 from boxwright.errors import CardError, EngineError, ModelError, NoPlanError
-from boxwright.files import atomic_write, human_size
+from boxwright.files import atomic_write, human_size, open_regular
 from boxwright.model import MAX_MODEL_BYTES, Model
 from boxwright.storedzip import CHUNK, Member, StoredZipError
 
@@ -117,19 +117,14 @@ class Engine:
             plans: Content, or file with the content, of each plan by fingerprint.
 
         Raises:
-            InputError: The file cannot be written.
+            InputError: The file cannot be written, or the model exceeds ONNX's 2 GiB.
             EngineError: A fingerprint or the receipt cannot be stored, or the file would
                 exceed 4 GiB.
         """
-        if model.proto.ByteSize() > MAX_MODEL_BYTES:
-            raise EngineError(
-                f"{path}: the model is {human_size(model.proto.ByteSize())}, "
-                "and an ONNX file holds at most 2 GiB"
-            )
         contents: dict[str, Iterable[bytes]] = {
             _CARD: (model.card.to_json(indent=2).encode(),),
             _RECEIPT: (_receipt_bytes(path, receipt),),
-            _MODEL: _pieces(model.to_bytes()),
+            _MODEL: model.pieces(),
         }
         for fingerprint in sorted(plans):
             contents[_plan_name(path, fingerprint)] = _pieces(plans[fingerprint])
@@ -277,9 +272,7 @@ class Engine:
 def is_engine_file(path: str | Path) -> bool:
     """Whether a file starts as engine files do; says nothing about the rest of it."""
     try:
-        if not Path(path).is_file():
-            return False
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(4) == b"PK\x03\x04"
     except (OSError, ValueError):
         return False
@@ -291,12 +284,8 @@ def _reading(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     if "\0" in str(path):
         raise EngineError(f"cannot read {str(path)!r}: the name holds a null character")
     try:
-        status = path.stat()
-        # A pipe or a device would block, or never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise EngineError(f"{path} is not a file")
-        with open(path, "rb") as stream:
-            yield stream, status.st_size
+        with open_regular(path) as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
     except StoredZipError as error:
         raise EngineError(f"{path} {error}") from error
     except OSError as error:

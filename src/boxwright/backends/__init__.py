@@ -6,12 +6,13 @@ model, as it is) ready to run. :func:`available` says which backends work here.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boxwright.backends.options import make_spec
+from boxwright.backends.options import DEFAULT_BACKEND, DEFAULT_BATCH, make_spec
 from boxwright.backends.registry import available, get, names
-from boxwright.errors import BackendUnavailableError, EngineError, InputError
+from boxwright.errors import BackendUnavailableError, BuildError, NoPlanError
 from boxwright.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -23,16 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "build", "get", "load", "names"]
 
-DEFAULT_BACKEND = "onnxruntime"
-
 
 def build(
-    model: Model,
+    model: Model | Engine,
     *,
     output: str | Path,
-    backend: str = DEFAULT_BACKEND,
-    precision: Precision = "fp32",
-    batch: tuple[int, int, int] = (1, 1, 16),
+    backend: str | None = None,
+    precision: Precision | None = None,
+    batch: tuple[int, int, int] | None = None,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
     progress: ProgressCallback = silent,
@@ -40,11 +39,15 @@ def build(
     """Build an engine for this machine and write it to a file.
 
     Args:
-        model: The model to build.
-        output: The ``.bw`` file to write or replace.
-        backend: Which runtime to build for; see :func:`available`.
+        model: The model to build; or an engine, whose model is built for this machine and
+            whose other plans are kept. Of the same fingerprint, the new plan replaces the
+            old.
+        output: The ``.bw`` file to write or replace; it may be the engine's own.
+        backend: Which runtime to build for; see :func:`available`. By default the
+            engine's, or ONNX Runtime.
         precision: ``fp32``, ``fp16`` or ``int8``; the receipt says what each layer runs in.
-        batch: Smallest, usual and largest batch.
+            By default the engine's, or ``fp32``.
+        batch: Smallest, usual and largest batch; by default the engine's, or 1, 1, 16.
         device: ``auto``, ``cpu``, ``cuda:0``, ...
         options: Settings of that backend only.
         progress: Called as ``progress(stage, done, total)``.
@@ -52,36 +55,54 @@ def build(
     Raises:
         InputError: An argument is wrong, or `output` cannot be written.
         ModelError: The model does not keep the contract.
+        EngineError: The engine file is damaged.
         BackendUnavailableError: The backend cannot work on this machine.
         BuildError: The backend refuses the model or the settings.
     """
-    spec = make_spec(precision, batch, device, options)
+    from boxwright.engine import Engine
+
+    if isinstance(model, Engine):
+        from boxwright.backends.selection import as_built
+
+        name, spec = as_built(
+            *(model, backend, precision, batch), device=device, options=options or {}
+        )
+        return _add_plan(model, _usable(name), spec, output, progress)
+    spec = make_spec(precision or "fp32", batch or DEFAULT_BATCH, device, options)
     model.check()
-    return _usable(backend).build(model, spec, output, progress)
+    return _usable(backend or DEFAULT_BACKEND).build(model, spec, output, progress)
 
 
 def load(
     source: Engine | Model | str | Path,
     *,
     backend: str | None = None,
+    precision: Precision | None = None,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
+    rebuild: bool = True,
     progress: ProgressCallback = silent,
 ) -> Runner:
     """Make an engine ready to run; use the result as a context manager.
 
-    Where the engine holds no plan that fits this machine, a warning says so and why, a
-    plan is built from the portable graph, and it is kept in the user's cache.
+    Of an engine's plans, one that fits this machine is run: one made for exactly this
+    machine before one that runs here besides, and of several the one added last. Where
+    none fits, a warning says so and why, a plan is built from the portable graph, and it
+    is kept in the user's cache.
 
     Args:
         source: An engine, a model that was never built, or the file of either.
-        backend: Which runtime to use; by default the one the engine was built for.
+        backend: Which runtime to use; by default one that the engine was built for.
+        precision: Which precision to run; by default one that the engine was built in.
         device: ``auto``, ``cpu``, ``cuda:0``, ...
         options: Settings of that backend only.
+        rebuild: Build a plan where none fits. With ``False``, only plans that are in the
+            file or in the cache run, and a model is refused: nothing is compiled.
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
         EngineError: The engine file is damaged.
+        NoPlanError: No plan fits, and `rebuild` is ``False``.
         ModelError: The model is damaged, or does not keep the contract.
         InputError: An argument is wrong.
         BackendUnavailableError: The backend cannot work on this machine.
@@ -91,11 +112,19 @@ def load(
 
     opened = _open(source) if isinstance(source, (str, Path)) else source
     if isinstance(opened, Engine):
-        built_for, spec = _spec_of(opened, device, options)
-    else:
-        opened.check()
-        built_for, spec = DEFAULT_BACKEND, make_spec("fp32", (1, 1, 16), device, options)
-    return _usable(backend or built_for).load(opened, spec, progress)
+        from boxwright.backends.selection import choose
+
+        choice = choose(opened, backend, precision, device=device, options=options or {})
+        spec = dataclasses.replace(choice.spec, rebuild=rebuild)
+        return _usable(choice.backend).load(opened, spec, progress)
+    opened.check()
+    if not rebuild:
+        raise NoPlanError(
+            f"{opened.card.name} is a model, not an engine: running it compiles it, which "
+            "must not be done here; build it first: boxwright build"
+        )
+    spec = make_spec(precision or "fp32", DEFAULT_BATCH, device, options)
+    return _usable(backend or DEFAULT_BACKEND).load(opened, spec, progress)
 
 
 def _open(path: str | Path) -> Engine | Model:
@@ -107,20 +136,26 @@ def _open(path: str | Path) -> Engine | Model:
     return Model.load(path)
 
 
-def _spec_of(
-    engine: Engine, device: str, options: Mapping[str, Any] | None
-) -> tuple[str, BuildSpec]:
-    """What an engine was built for and as; its receipt comes from a file, so it is checked."""
-    record = engine.receipt.get("build")
-    try:
-        if not isinstance(record, dict) or not isinstance(record["backend"], str):
-            raise InputError("it names no backend")
-        spec = make_spec(record["precision"], tuple(record["batch"]), device, options)
-    except (KeyError, TypeError, InputError) as error:
-        raise EngineError(
-            f"{engine.path}: the receipt does not say what was built: {error}"
-        ) from error
-    return record["backend"], spec
+def _add_plan(
+    engine: Engine,
+    backend: Backend,
+    spec: BuildSpec,
+    output: str | Path,
+    progress: ProgressCallback,
+) -> Engine:
+    from boxwright.backends.plans import Compiler, build_plan
+    from boxwright.builds import with_build
+
+    if not isinstance(backend, Compiler):
+        raise BuildError(
+            f"backend {backend.name!r} compiles no plan that could be added to {engine.path}; "
+            "it runs the model inside as it is"
+        )
+    fingerprint, data, receipt = build_plan(backend, engine.model(), spec, progress)
+    # What it says of the file, the engine's own receipt says too.
+    record = {name: v for name, v in receipt.items() if name not in ("schema", "sources")}
+    combined = with_build(engine.receipt, record, fingerprint)
+    return engine.with_plans(output, {fingerprint: data}, receipt=combined)
 
 
 def _usable(name: str) -> Backend:

@@ -60,6 +60,12 @@ def builds(receipt: Mapping[str, Any]) -> list[Build]:
     return [*reversed(_added(receipt)), _top(receipt)]
 
 
+def newest(receipt: Mapping[str, Any], earlier: Mapping[str, Any]) -> Build:
+    """The build that an earlier receipt does not tell of, or the one at the top."""
+    known = builds(earlier)
+    return next((build for build in builds(receipt) if build not in known), _top(receipt))
+
+
 def build_of(receipt: Mapping[str, Any], fingerprint: str) -> Build | None:
     """The build that made a plan, where the receipt knows it."""
     return next((b for b in builds(receipt) if b.fingerprint == fingerprint), None)

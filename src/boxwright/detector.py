@@ -15,6 +15,7 @@ from boxwright.model import BOXES, IMAGES, SCORES
 from boxwright.parallel import map_images
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
+from boxwright.progress import ProgressCallback, silent
 from boxwright.values import whole
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from boxwright.backends.base import Runner
+    from boxwright.backends.base import Precision, Runner
     from boxwright.card import Interpolation, NmsKind, Resize
     from boxwright.detections import Detections
     from boxwright.engine import Engine
@@ -44,8 +45,12 @@ class Detector(Closing):
     Args:
         source: An engine (``.bw``) or model (``.onnx``), as a path or opened; with
             `runner`, a bare model card will do.
-        backend: The runtime to use; by default the one the engine was built for.
+        backend: The runtime to use; by default one that the engine was built for.
+        precision: The precision to run; by default one that the engine was built in.
         device: ``auto``, ``cpu``, ``cuda:0``, ...
+        rebuild: Build a plan where the engine has none that fits this machine; with
+            ``False`` nothing is compiled.
+        progress: Called while a plan is rebuilt, as ``progress(stage, done, total)``.
         score_threshold: 0 to 1; a detection's score must exceed it.
         nms_kind: ``iou``, ``diou`` or ``none``.
         iou_threshold: 0 to 1; an overlap above it suppresses the lower score.
@@ -73,7 +78,10 @@ class Detector(Closing):
         source: str | Path | Engine | Model | ModelCard,
         *,
         backend: str | None = None,
+        precision: Precision | None = None,
         device: str = "auto",
+        rebuild: bool = True,
+        progress: ProgressCallback = silent,
         score_threshold: float | None = None,
         nms_kind: NmsKind | None = None,
         iou_threshold: float | None = None,
@@ -112,7 +120,10 @@ class Detector(Closing):
         self.max_pixels = max_pixels
         batch_size = _check_batch_size(batch_size)
         self._closed = False
-        self._runner = _load(opened, backend, device) if runner is None else runner
+        if runner is None:
+            how = {"precision": precision, "rebuild": rebuild, "progress": progress}
+            runner = _load(opened, backend=backend, device=device, **how)
+        self._runner = runner
         try:
             self._fixed_batch = _fixed_batch(self._runner)
             self.batch_size = _choose_batch_size(batch_size, self._fixed_batch)
@@ -199,12 +210,12 @@ def _open(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | M
     return Model.load(source)
 
 
-def _load(opened: Engine | Model | ModelCard, backend: str | None, device: str) -> Runner:
+def _load(opened: Engine | Model | ModelCard, **how: Any) -> Runner:
     if isinstance(opened, ModelCard):
         raise InputError("a model card alone cannot run; give the engine or model, or a runner")
     from boxwright.backends import load
 
-    return load(opened, backend=backend, device=device)
+    return load(opened, **how)
 
 
 def _many(images: object) -> bool:

@@ -110,7 +110,7 @@ def load(
     """
     from boxwright.engine import Engine
 
-    opened = _open(source) if isinstance(source, (str, Path)) else source
+    opened = open_source(source) if isinstance(source, (str, Path)) else source
     if isinstance(opened, Engine):
         from boxwright.backends.selection import choose
 
@@ -127,11 +127,17 @@ def load(
     return _usable(backend or DEFAULT_BACKEND).load(opened, spec, progress)
 
 
-def _open(path: str | Path) -> Engine | Model:
+def open_source(path: str | Path) -> Engine | Model:
+    """Read an engine or a model, told by what the file holds.
+
+    Raises:
+        EngineError: It is a damaged engine.
+        ModelError: It is no model.
+    """
     from boxwright.engine import Engine, is_engine_file
     from boxwright.model import Model
 
-    if is_engine_file(path) or Path(path).suffix == ".bw":
+    if is_engine_file(path) or Path(path).suffix.lower() == ".bw":
         return Engine.open(path)
     return Model.load(path)
 

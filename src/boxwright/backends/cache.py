@@ -62,7 +62,9 @@ def limit() -> int:
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not text:
         return DEFAULT_LIMIT
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    match = re.fullmatch(
+        r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII
+    )
     if match is None:
         _log.warning(
             "%s must be a size such as 4GiB, got %r; it is taken for %s",

@@ -113,6 +113,14 @@ def choose(
     return min(ranked, key=lambda item: item[0])[1]
 
 
+def running_plan(engine: Engine, device: str = "auto") -> str | None:
+    """The plan that runs on this machine unless told otherwise, if any; nothing raises."""
+    try:
+        return choose(engine, device=device).plan
+    except BoxwrightError:
+        return None
+
+
 def _candidates(
     engine: Engine,
     backend: str | None,

@@ -338,8 +338,7 @@ def _load(
 ) -> RunnerContender:
     from boxwright import backends
 
-    built_for, precision = _built_as(opened)
-    chosen = backend or built_for
+    chosen, precision = _runs_as(opened, backend, device)
     option = _THREAD_OPTIONS.get(chosen)
     options = {} if option is None else {option: threads}
     runner = backends.load(opened, backend=backend, device=device, options=options)
@@ -362,33 +361,32 @@ def _bare(subject: Opened, device: str, threads: int) -> BareOnnxRuntime:
     from boxwright.backends import get
     from boxwright.backends.onnxruntime import OnnxRuntimeBackend
     from boxwright.backends.options import make_spec
+    from boxwright.backends.selection import choose
 
     if device not in ("auto", "cpu"):
         raise InputError(f"the bare session runs on the CPU, got device {device!r}")
     backend = get("onnxruntime")
     assert isinstance(backend, OnnxRuntimeBackend)  # noqa: S101 - ours cannot be replaced
-    built_for, precision = _built_as(subject)
-    if isinstance(subject, Model) or built_for != backend.name:
+    choice = None if isinstance(subject, Model) else choose(subject, device="cpu")
+    if isinstance(subject, Model) or choice is None or choice.backend != backend.name:
         spec = make_spec("fp32", (1, 1, 16), "cpu", {})
         plan = backend.compile(_portable(subject), spec).data
         return BareOnnxRuntime(plan, subject.card, threads, "fp32")
-    record = subject.receipt["build"]
-    spec = make_spec(precision, tuple(record["batch"]), "cpu", {})
-    fingerprint = backend.fingerprint(spec)
-    if fingerprint in subject.plans:
-        plan = subject.plan_bytes(fingerprint)
+    if choice.plan is not None:
+        plan = subject.plan_bytes(choice.plan)
     else:
-        plan = backend.compile(subject.model(), spec).data
-    return BareOnnxRuntime(plan, subject.card, threads, precision)
+        plan = backend.compile(subject.model(), choice.spec).data
+    return BareOnnxRuntime(plan, subject.card, threads, choice.spec.precision)
 
 
-def _built_as(opened: Opened) -> tuple[str, str]:
-    """Backend and precision; `backends.load` refuses a receipt that does not say."""
+def _runs_as(opened: Opened, backend: str | None, device: str) -> tuple[str, str]:
+    """Backend and precision that `backends.load` takes, or refuses."""
     if isinstance(opened, Model):
-        return "onnxruntime", "fp32"
-    record = opened.receipt.get("build")
-    record = record if isinstance(record, dict) else {}
-    return str(record.get("backend", "")), str(record.get("precision", ""))
+        return backend or "onnxruntime", "fp32"
+    from boxwright.backends.selection import choose
+
+    choice = choose(opened, backend, device=device)
+    return choice.backend, choice.spec.precision
 
 
 def _portable(opened: Opened) -> Model:

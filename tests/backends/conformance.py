@@ -55,6 +55,8 @@ def progress(stage, done, total):
 backends.build(Model.load(model), backend=backend, output=output, progress=progress)
 """
 
+_BUILT: dict[str, Engine] = {}
+
 
 def pixels(*shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.zeros(shape, np.uint8)
@@ -90,9 +92,12 @@ class BackendConformance:
         return make_model()
 
     @pytest.fixture
-    def engine(self, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-        path = tmp_path_factory.mktemp("built") / "engine.bw"
-        return backends.build(model, backend=self.backend, output=path)
+    def engine(self, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        """Built once for each backend: some take seconds, and no test changes it."""
+        if self.backend not in _BUILT:
+            path = tmp_path_factory.mktemp("built") / "engine.bw"
+            _BUILT[self.backend] = backends.build(make_model(), backend=self.backend, output=path)
+        return _BUILT[self.backend]
 
     @pytest.fixture
     def runner(self, engine: Engine) -> Iterator[Runner]:

@@ -20,6 +20,8 @@ from boxwright.engine import Engine
 from boxwright.errors import BackendUnavailableError, EngineError, InputError, ModelError
 from tests.models import make_model
 
+BUILT_IN = ("onnxruntime", "reference", "tensorrt", "tensorrt-rtx")
+
 
 class ThirdParty(ReferenceBackend):
     name = "third"
@@ -39,14 +41,17 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_there_is() -> None:
-    assert backends.names() == ("onnxruntime", "reference")
-    assert backends.available() == {"onnxruntime": None, "reference": None}
+    assert backends.names() == BUILT_IN
+    found = backends.available()
+    assert set(found) == set(BUILT_IN)
+    assert found["onnxruntime"] is None
+    assert found["reference"] is None
 
 
 @pytest.mark.usefixtures("third_party")
 def test_other_packages_add_backends_and_replace_none() -> None:
     found = backends.available()
-    assert set(found) == {"broken", "onnxruntime", "reference", "third"}
+    assert set(found) == {"broken", *BUILT_IN, "third"}
     assert found["third"] == "no such accelerator in this machine"
     assert found["broken"] is not None
     assert "No module named 'no_such_module'" in found["broken"]
@@ -70,9 +75,9 @@ def test_a_backend_that_cannot_work_says_why(name: str, message: str, tmp_path: 
     [
         (
             {"backend": "onnxrutime"},
-            "there are: onnxruntime, reference; did you mean 'onnxruntime'",
+            f"there are: {', '.join(BUILT_IN)}; did you mean 'onnxruntime'",
         ),
-        ({"backend": "zzz"}, "there are: onnxruntime, reference$"),
+        ({"backend": "zzz"}, f"there are: {', '.join(BUILT_IN)}$"),
         ({"precision": "fp61"}, "unknown precision 'fp61'; there are: fp16, fp32, int8; did you"),
         ({"batch": (2, 1, 3)}, "1 <= smallest <= usual <= largest"),
         ({"batch": (0, 1, 3)}, "1 <= smallest"),
@@ -96,6 +101,21 @@ def test_an_engine_may_run_on_another_backend_than_it_was_built_for(tmp_path: Pa
     assert engine.plans == ()
     with backends.load(engine, backend="onnxruntime") as runner:
         assert type(runner).__name__ == "OnnxRuntimeRunner"
+
+
+def test_an_engine_keeps_the_options_it_was_built_with(tmp_path: Path) -> None:
+    built = {"intra_op_num_threads": 2}
+    engine = backends.build(make_model(), options=built, output=tmp_path / "x.bw")
+    assert backends.spec_of(engine)[1].options == built
+    asked = {"intra_op_num_threads": 1}
+    assert backends.spec_of(engine, options=asked)[1].options == asked
+    # They mean nothing to another backend.
+    assert backends.spec_of(engine, backend="reference")[1].options == {}
+    backends.load(engine, backend="reference").close()
+    record = {**engine.receipt["build"], "options": {"nosuch": 1}}
+    other = engine.with_receipt({**engine.receipt, "build": record}, tmp_path / "y.bw")
+    with pytest.raises(InputError, match="unknown option of backend onnxruntime 'nosuch'"):
+        backends.load(other)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +158,9 @@ def test_a_fingerprint_is_read_back_and_compared() -> None:
     assert str(print_) == "ort_1.2+3_cpu-x86-64--AMD-_fp32_b1-2-4"
     assert Fingerprint.parse(str(print_)) == print_
     assert Fingerprint.parse("something else") is None
+    other = Fingerprint.of("ov", "1.2", "cpu", spec, computes="bf16")
+    assert str(other) == "ov_1.2_cpu_fp32+bf16_b1-2-4"
+    assert (other.asked_precision, print_.asked_precision) == ("fp32", "fp32")
     other = Fingerprint.of("ort", "9", "cpu-x86_64 (AMD)", spec)
     assert print_.differences(other) == "version 9 (here 1.2+3)"
 

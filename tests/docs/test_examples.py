@@ -1,6 +1,7 @@
 """The examples in README.md and docs/ are run as they stand, page by page, in order.
 
-A page says what it needs in a comment, ``<!-- needs: yolov4-tiny dog.jpg -->``; a block
+A page says what it needs in a comment, ``<!-- needs: yolov4-tiny dog.jpg -->``, and which
+optional packages, ``<!-- modules: tensorrt_rtx -->``, without which it is skipped; a block
 after ``<!-- not run: reason -->`` is left out; a block after ``<!-- file: NAME -->`` is
 written to that file. In a ``console`` block, lines after a command are its output, with
 ``...`` for what may differ.
@@ -32,6 +33,7 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _NEEDS = re.compile(r"<!-- needs: (.*?) -->")
+_MODULES = re.compile(r"<!-- modules: (.*?) -->")
 _OUTPUT = doctest.OutputChecker()
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -109,6 +111,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_the_examples_of_a_page(
     page: Path, supplies: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
+    for module in " ".join(_MODULES.findall(page.read_text(encoding="utf-8"))).split():
+        pytest.importorskip(module, reason=f"{module} is not installed")
     folder = tmp_path / "page"
     folder.mkdir()
     _lay_out(page, supplies, folder)

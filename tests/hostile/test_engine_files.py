@@ -234,6 +234,7 @@ def test_a_plan_cannot_read_other_files(
         {"backend": "onnxruntime", "precision": [], "batch": [1, 1, 1]},
         {"backend": "onnxruntime", "precision": "fp32", "batch": 7},
         {"backend": ["x"], "precision": "fp32", "batch": [1, 1, 1]},
+        {"backend": "onnxruntime", "precision": "fp32", "batch": [1, 1, 1], "options": [1]},
     ],
 )
 def test_a_receipt_that_does_not_say_what_was_built_is_refused(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from boxwright.engine import Engine
     from boxwright.model import Model
 
-__all__ = ["available", "build", "get", "load", "names"]
+__all__ = ["available", "build", "get", "load", "names", "open_source", "spec_of"]
 
 
 def build(
@@ -95,7 +95,8 @@ def load(
         backend: Which runtime to use; by default one that the engine was built for.
         precision: Which precision to run; by default one that the engine was built in.
         device: ``auto``, ``cpu``, ``cuda:0``, ...
-        options: Settings of that backend only.
+        options: Settings of that backend only. On a backend it was built for, an engine
+            keeps the options it was built with, and these replace single ones.
         rebuild: Build a plan where none fits. With ``False``, only plans that are in the
             file or in the cache run, and a model is refused: nothing is compiled.
         progress: Called as ``progress(stage, done, total)``.
@@ -112,11 +113,11 @@ def load(
 
     opened = open_source(source) if isinstance(source, (str, Path)) else source
     if isinstance(opened, Engine):
-        from boxwright.backends.selection import choose
-
-        choice = choose(opened, backend, precision, device=device, options=options or {})
-        spec = dataclasses.replace(choice.spec, rebuild=rebuild)
-        return _usable(choice.backend).load(opened, spec, progress)
+        chosen, spec = spec_of(
+            opened, backend=backend, precision=precision, device=device, options=options
+        )
+        spec = dataclasses.replace(spec, rebuild=rebuild)
+        return _usable(chosen).load(opened, spec, progress)
     opened.check()
     if not rebuild:
         raise NoPlanError(
@@ -140,6 +141,29 @@ def open_source(path: str | Path) -> Engine | Model:
     if is_engine_file(path) or Path(path).suffix.lower() == ".bw":
         return Engine.open(path)
     return Model.load(path)
+
+
+def spec_of(
+    engine: Engine,
+    *,
+    backend: str | None = None,
+    precision: Precision | None = None,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+) -> tuple[str, BuildSpec]:
+    """The backend and the specification that :func:`load` uses for an engine here.
+
+    The arguments are those of :func:`load`.
+
+    Raises:
+        EngineError: The receipt does not say what was built.
+        InputError: An argument is wrong.
+        BackendUnavailableError: No backend of several works here.
+    """
+    from boxwright.backends.selection import choose
+
+    choice = choose(engine, backend, precision, device=device, options=options)
+    return choice.backend, choice.spec
 
 
 def _add_plan(

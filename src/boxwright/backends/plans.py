@@ -27,7 +27,7 @@ from boxwright.model import BOXES, IMAGES, SCORES
 from boxwright.receipt import build_receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from boxwright.backends.base import Backend, BuildSpec, Runner
@@ -47,7 +47,8 @@ class Fingerprint:
         backend: The backend's name.
         version: Of the runtime, and of our way of compiling for it.
         device: Kind of device, and whatever of it the plan depends on.
-        precision: As in :class:`~boxwright.backends.base.BuildSpec`.
+        precision: As in :class:`~boxwright.backends.base.BuildSpec`; where the runtime was
+            told to compute in another one, ``+`` and its name for that follow.
         batch: Shape profile.
     """
 
@@ -58,10 +59,17 @@ class Fingerprint:
     batch: str
 
     @classmethod
-    def of(cls, backend: str, version: str, device: str, spec: BuildSpec) -> Fingerprint:
-        """For a plan built to `spec`; characters a fingerprint cannot hold become ``-``."""
+    def of(
+        cls, backend: str, version: str, device: str, spec: BuildSpec, computes: str = ""
+    ) -> Fingerprint:
+        """For a plan built to `spec`; characters a fingerprint cannot hold become ``-``.
+
+        `computes` is what the runtime was told to compute in, where `spec` alone does not
+        say.
+        """
         smallest, usual, largest = spec.batch
-        fields = (backend, version, device, spec.precision, f"b{smallest}-{usual}-{largest}")
+        precision = f"{spec.precision}+{computes}" if computes else spec.precision
+        fields = (backend, version, device, precision, f"b{smallest}-{usual}-{largest}")
         return cls(*(re.sub(r"[^A-Za-z0-9.+-]", "-", text) for text in fields))
 
     @classmethod
@@ -69,6 +77,11 @@ class Fingerprint:
         """The fingerprint written as `text`, or ``None`` where it is another kind of text."""
         fields = text.split("_")
         return cls(*fields) if len(fields) == 5 else None
+
+    @property
+    def asked_precision(self) -> str:
+        """The precision of the specification."""
+        return self.precision.partition("+")[0]
 
     def __str__(self) -> str:
         return "_".join(dataclasses.astuple(self))
@@ -85,7 +98,7 @@ class Fingerprint:
         names = (item.name for item in dataclasses.fields(self))
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
-    def spec(self, device: str = "auto") -> BuildSpec:
+    def spec(self, device: str, options: Mapping[str, Any] | None) -> BuildSpec:
         """What such a plan is built as.
 
         Raises:
@@ -93,7 +106,7 @@ class Fingerprint:
             InputError: Its precision or its batch is none there is.
         """
         low, usual, high = (int(number) for number in self.batch.removeprefix("b").split("-"))
-        return make_spec(self.precision, (low, usual, high), device, None)
+        return make_spec(self.asked_precision, (low, usual, high), device, options)
 
 
 @dataclass(frozen=True)
@@ -363,13 +376,16 @@ def explain_misfit(backend: Compiler | Backend, engine: Engine, spec: BuildSpec)
     )
 
 
-def fit(plan_text: str, device: str = "auto") -> str | None:
+def fit(
+    plan_text: str, device: str = "auto", options: Mapping[str, Any] | None = None
+) -> str | None:
     """Why a plan would be rebuilt on this machine, or ``None`` where it runs as it is.
 
     Args:
         plan_text: The plan's fingerprint, as :attr:`Engine.plans` lists it. It may come from
             a file, so any text is answered and none raises.
         device: What to run on; as in :class:`~boxwright.backends.base.BuildSpec`.
+        options: What the plan was built with, likewise.
     """
     built = Fingerprint.parse(plan_text)
     if built is None:
@@ -378,7 +394,7 @@ def fit(plan_text: str, device: str = "auto") -> str | None:
         backend = registry.get(built.backend)
         if (reason := backend.unavailable()) is not None:
             return f"{built.backend} cannot work here: {reason}"
-        return misfit(backend, plan_text, built.spec(device))
+        return misfit(backend, plan_text, built.spec(device, options))
     except (BoxwrightError, ValueError) as error:
         return str(error)
 

@@ -22,6 +22,8 @@ GROUP = "boxwright.backends"
 _BUILT_IN = {
     "onnxruntime": "boxwright.backends.onnxruntime:OnnxRuntimeBackend",
     "reference": "boxwright.backends.reference:ReferenceBackend",
+    "tensorrt": "boxwright.backends.tensorrt:TensorRtBackend",
+    "tensorrt-rtx": "boxwright.backends.tensorrt:TensorRtRtxBackend",
 }
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends import registry
-from boxwright.backends.options import DEFAULT_BATCH, make_spec
+from boxwright.backends.options import make_spec
 from boxwright.backends.plans import Compiler, fitting_plan
 from boxwright.builds import Build, builds
 from boxwright.errors import BackendUnavailableError, BoxwrightError, EngineError, InputError
@@ -65,8 +65,11 @@ def as_built(
     """
     made_by = builds(engine.receipt)[-1]
     name, spec = _spec_of(engine, made_by, device, options)
-    wanted = make_spec(precision or spec.precision, batch or spec.batch, device, options)
-    return backend or name, wanted
+    chosen = backend or name
+    # Another backend's options mean nothing to this one.
+    kept = spec.options if chosen == name else options
+    wanted = make_spec(precision or spec.precision, batch or spec.batch, device, kept)
+    return chosen, wanted
 
 
 def choose(
@@ -178,14 +181,16 @@ def _spec_of(
 ) -> tuple[str, BuildSpec]:
     """What a build was for and as; its receipt comes from a file, so it is checked."""
     facts = build.facts
-    # The device and the options are the caller's, and their errors are not the file's.
-    make_spec("fp32", DEFAULT_BATCH, device, options)
     try:
         if not isinstance(facts.get("backend"), str):
             raise InputError("it names no backend")
-        spec = make_spec(facts["precision"], tuple(facts["batch"]), device, options)
+        recorded = facts.get("options", {})
+        if not isinstance(recorded, dict):
+            raise InputError(f"its options are no table: {recorded!r:.60}")
+        built = make_spec(facts["precision"], tuple(facts["batch"]), "auto", recorded)
     except (KeyError, TypeError, InputError) as error:
         raise EngineError(
             f"{engine.path}: the receipt does not say what was built: {error}"
         ) from error
-    return facts["backend"], spec
+    settings = {**built.options, **options}
+    return facts["backend"], make_spec(built.precision, built.batch, device, settings)

@@ -86,7 +86,8 @@ def plan_list(engine: Engine, device: str) -> list[dict[str, Any]]:
     for plan in engine.plans:
         build = build_of(engine.receipt, plan)
         record = {} if build is None else build.record
-        reason = fit(plan, device)
+        recorded = {} if build is None else build.facts.get("options")
+        reason = fit(plan, device, recorded if isinstance(recorded, dict) else {})
         content.append(
             {
                 "fingerprint": plan,

@@ -58,11 +58,11 @@ def _decode_yolo(
         objectness = graph.add("Sigmoid", [objectness], f"{name}/objectness")
         classes = graph.add("Sigmoid", [classes], f"{name}/classes")
         size = graph.add("Exp", [wh], f"{name}/exp")
-        half_anchor = _anchor_rows(head) / np.float32(2)
+        half_anchor = anchor_rows(head) / np.float32(2)
     else:
         # (2t)² * anchor, halved.
         size = graph.add("Mul", [wh, wh], f"{name}/square")
-        half_anchor = _anchor_rows(head) * np.float32(2)
+        half_anchor = anchor_rows(head) * np.float32(2)
     centre = _centre(graph, head, xy, net, name)
     half = graph.add("Mul", [size, graph.constant(f"{name}/anchor", half_anchor)], f"{name}/half")
     scores = graph.add("Mul", [classes, objectness], f"{name}/scores")
@@ -80,7 +80,7 @@ def _decode_gaussian(
     xy, wh = graph.split(means, [2, 2], 2, f"{name}/box")
     xy = graph.add("Sigmoid", [xy], f"{name}/xy")
     size = graph.add("Exp", [wh], f"{name}/exp")
-    anchor = graph.constant(f"{name}/anchor", _anchor_rows(head) / 2)
+    anchor = graph.constant(f"{name}/anchor", anchor_rows(head) / 2)
     half = graph.add("Mul", [size, anchor], f"{name}/half")
     centre = _centre(graph, head, xy, net, name)
     if head.point != "center":
@@ -107,7 +107,7 @@ def _decode_region(
     objectness = graph.add("Sigmoid", [objectness], f"{name}/objectness")
     size = graph.add("Exp", [wh], f"{name}/exp")
     # Anchors are in cells.
-    half_anchor: Floats = (_anchor_rows(head) * _stride(head, net) / 2).astype(np.float32)
+    half_anchor: Floats = (anchor_rows(head) * stride_of(head, net) / 2).astype(np.float32)
     half = graph.add("Mul", [size, graph.constant(f"{name}/anchor", half_anchor)], f"{name}/half")
     boxes = _corners(graph, _centre(graph, head, xy, net, name), half, name)
     if head.objectness_floor:
@@ -146,9 +146,9 @@ def _decode_detection(
 
 def _centre(graph: GraphBuilder, head: Head, xy: str, net: Shape, name: str) -> str:
     """``(s * xy - (s - 1) / 2 + cell) * stride`` as one factor and one offset."""
-    stride = _stride(head, net)
+    stride = stride_of(head, net)
     factor = (head.scale_x_y * stride).astype(np.float32)
-    offset = (_cell_rows(head) - (head.scale_x_y - 1) / 2) * stride
+    offset = (cell_rows(head) - (head.scale_x_y - 1) / 2) * stride
     scaled = graph.add("Mul", [xy, graph.constant(f"{name}/stride", factor)], f"{name}/scaled")
     cell = graph.constant(f"{name}/cell", offset.astype(np.float32))
     return graph.add("Add", [scaled, cell], f"{name}/centre")
@@ -160,19 +160,19 @@ def _corners(graph: GraphBuilder, centre: str, half: str, name: str) -> str:
     return graph.add("Concat", [low, high], f"{name}/xyxy", axis=2)
 
 
-def _stride(head: Head, net: Shape) -> NDArray[np.float64]:
+def stride_of(head: Head, net: Shape) -> NDArray[np.float64]:
     """Input pixels per cell, ``(x, y)``."""
     return np.array([net.width / head.shape.width, net.height / head.shape.height])
 
 
-def _cell_rows(head: Head) -> NDArray[np.float64]:
+def cell_rows(head: Head) -> NDArray[np.float64]:
     """Column and row of each candidate's cell, ``(1, rows, 2)``."""
     rows, columns = np.mgrid[: head.shape.height, : head.shape.width]
     cells = np.stack([columns.ravel(), rows.ravel()], axis=1)
     return np.repeat(cells, head.count, axis=0)[None].astype(np.float64)
 
 
-def _anchor_rows(head: Head) -> Floats:
+def anchor_rows(head: Head) -> Floats:
     """Anchor of each candidate, ``(1, rows, 2)``."""
     cells = head.shape.height * head.shape.width
     return np.tile(np.array(head.anchors, np.float32), (cells, 1))[None]

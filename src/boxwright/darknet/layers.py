@@ -164,6 +164,20 @@ class Pool(Layer):
     padding: int
     blur: Blur | None
 
+    @property
+    def pads(self) -> tuple[int, int, int, int]:
+        """Top, left, bottom and right padding.
+
+        At the bottom and right, what the last window reaches beyond the image: less than
+        the padding when the stride leaves a remainder.
+        """
+        before, source = self.padding // 2, self.input_shape
+        after = []
+        for extent, stride in ((source.height, self.stride_y), (source.width, self.stride_x)):
+            outputs = (extent + self.padding - self.size) // stride + 1
+            after.append(max((outputs - 1) * stride + self.size - extent - before, 0))
+        return before, before, after[0], after[1]
+
 
 @dataclass(frozen=True)
 class MaxPoolDepth(Layer):

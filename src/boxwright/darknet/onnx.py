@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Activated = Convolutional | Connected | Local | Shortcut | Scale | Activation
 
 # stbi__compute_y in stb_image: how Darknet's decoder makes grey of RGB.
-_LUMA = (77.0, 150.0, 29.0)
+LUMA = (77.0, 150.0, 29.0)
 
 
 def to_onnx(
@@ -96,7 +96,7 @@ class _Writer:
         self.graph.input(IMAGES, TensorProto.UINT8, ["N", shape.height, shape.width, 3])
         x = self.graph.add("Cast", [IMAGES], "pre/float", to=TensorProto.FLOAT)
         if shape.channels == 1:
-            luma = self.graph.constant("pre/luma", np.array(_LUMA, np.float32)[:, None])
+            luma = self.graph.constant("pre/luma", np.array(LUMA, np.float32)[:, None])
             x = self.graph.add("MatMul", [x, luma], "pre/weighted")
             x = self.graph.add("Mul", [x, self.graph.scalar(1 / 256)], "pre/grey")
             x = self.graph.add("Floor", [x], "pre/whole")
@@ -213,14 +213,6 @@ def _batchnorm(writer: _Writer, layer: BatchNorm, inputs: list[str], name: str) 
 
 
 def _pool(writer: _Writer, layer: Pool, inputs: list[str], name: str) -> str:
-    before = layer.padding // 2
-    source = layer.input_shape
-    after = []
-    for extent, stride in ((source.height, layer.stride_y), (source.width, layer.stride_x)):
-        out = (extent + layer.padding - layer.size) // stride + 1
-        # What the last window reaches beyond the image; less than the padding when the
-        # stride leaves a remainder.
-        after.append(max((out - 1) * stride + layer.size - extent - before, 0))
     attributes = {"count_include_pad": 0} if layer.kind == "average" else {}
     x = writer.graph.add(
         "MaxPool" if layer.kind == "max" else "AveragePool",
@@ -228,7 +220,7 @@ def _pool(writer: _Writer, layer: Pool, inputs: list[str], name: str) -> str:
         f"{name}/pool",
         kernel_shape=[layer.size, layer.size],
         strides=[layer.stride_y, layer.stride_x],
-        pads=[before, before, *after],
+        pads=list(layer.pads),
         **attributes,
     )
     return writer.blur(x, layer.blur, layer.shape, name)

@@ -1,0 +1,231 @@
+"""TensorRT 8.6 to 11, and TensorRT-RTX: one adapter, told apart by what they can do.
+
+A plan belongs to one TensorRT version and one kind of GPU, unless it was built to be
+compatible with more (options ``version_compatible`` and ``hardware``). TensorRT-RTX builds
+without a GPU for the compute capabilities it is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from boxwright.backends.base import BuildSpec
+from boxwright.backends.comparison import compare_outputs, sample_images
+from boxwright.backends.plans import Fingerprint, Plan, build_engine, load_engine
+from boxwright.backends.tensorrt.compile import Request, compile_plan
+from boxwright.backends.tensorrt.configure import python_tag
+from boxwright.backends.tensorrt.library import Library, load_library
+from boxwright.backends.tensorrt.loaded import LoadedEngine
+from boxwright.backends.tensorrt.runner import TensorRtRunner
+from boxwright.backends.tensorrt.settings import Settings, read_settings
+from boxwright.backends.tensorrt.worker import build_isolated
+from boxwright.cuda.device import Gpu, device_number, find_gpu
+from boxwright.cuda.device import unavailable as gpu_unavailable
+from boxwright.cuda.stream import Stream
+from boxwright.environment import cpu_architecture
+from boxwright.errors import (
+    BackendUnavailableError,
+    BuildError,
+    EngineError,
+    MissingExtraError,
+)
+from boxwright.model import IMAGES, Model
+from boxwright.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from boxwright.engine import Engine
+
+# Raise it when what `compile` makes of a model changes: plans of another number do not fit.
+_REVISION = 1
+
+# How far a plan may be from the portable graph on ONNX Runtime before it is refused as
+# another computation. Half precision keeps 11 bits: 2e-3 to 1e-2 is what it costs through
+# twenty to a hundred layers; INT8 with arbitrary weights measures 3e-2.
+_MAX_NRMSE = {"fp32": 1e-2, "fp16": 5e-2, "int8": 0.3}
+
+
+class TensorRtBackend:
+    """See :class:`boxwright.backends.base.Backend`."""
+
+    name = "tensorrt"
+
+    def unavailable(self) -> str | None:
+        """Why TensorRT cannot be used here, or ``None``: it builds on a GPU only."""
+        try:
+            load_library(self.name)
+        except BackendUnavailableError as error:
+            return str(error)
+        return gpu_unavailable()
+
+    def fingerprint(self, spec: BuildSpec) -> str:
+        """Version, GPU, precision and batches, with whatever widens or narrows the plan.
+
+        Raises:
+            BackendUnavailableError: TensorRT or the GPU cannot be used.
+            InputError: An option or the device is wrong.
+        """
+        library, settings = load_library(self.name), read_settings(self.name, spec)
+        version = f"{library.version}+{_REVISION}" + "+vc" * settings.version_compatible
+        version += "+strip" * settings.strip
+        device = f"{self._built_for(spec, settings)}+{python_tag()}-{cpu_architecture()}"
+        if settings.dla_core is not None:
+            device += f"+dla{settings.dla_core}"
+        found = Fingerprint.of(self.name, version, device, spec, "tf32" if settings.tf32 else "")
+        batches = "+".join("-".join(map(str, batch)) for batch in settings.profiles)
+        return str(dataclasses.replace(found, batch=f"b{batches}"))
+
+    def build(
+        self, model: Model, spec: BuildSpec, output: str | Path, progress: ProgressCallback = silent
+    ) -> Engine:
+        """See :meth:`boxwright.backends.base.Backend.build`."""
+        return build_engine(self, model, spec, output, progress)
+
+    def load(
+        self, source: Engine | Model, spec: BuildSpec, progress: ProgressCallback = silent
+    ) -> TensorRtRunner:
+        """See :meth:`boxwright.backends.base.Backend.load`.
+
+        Raises:
+            BackendUnavailableError: Also where there is no GPU: TensorRT-RTX builds without
+                one, but does not run.
+        """
+        reason = gpu_unavailable()
+        if reason is not None:
+            raise BackendUnavailableError(f"{self.name} runs on a GPU only: {reason}")
+        library, settings = load_library(self.name), read_settings(self.name, spec)
+        find_gpu(spec.device)
+
+        def open_plan(data: bytes) -> TensorRtRunner:
+            weights = None
+            if settings.strip:
+                model = source if isinstance(source, Model) else source.model()
+                weights = model.to_bytes()
+            return _open(library, data, settings, spec, weights)
+
+        if isinstance(source, Model):
+            plan = self.compile(source, spec, progress)
+            return open_plan(plan.data)
+        return load_engine(self, source, spec, open_plan, progress)
+
+    def compile(self, model: Model, spec: BuildSpec, progress: ProgressCallback = silent) -> Plan:
+        """Build a plan, and compare what it computes with the portable graph.
+
+        Raises:
+            BuildError: TensorRT refuses the graph or a setting, or computes something else.
+            InputError: An option or the device is wrong.
+            BackendUnavailableError: TensorRT or the GPU cannot be used.
+        """
+        library, settings = load_library(self.name), read_settings(self.name, spec)
+        _check_precision(library, spec.precision)
+        gpu = self._gpu_to_build_on(spec)
+        request = Request(
+            self.name,
+            spec.precision,
+            settings,
+            None if gpu is None else gpu.index,
+            "none" if gpu is None else gpu.name,
+        )
+        make = build_isolated if settings.isolate else compile_plan
+        built = make(request, model.to_bytes(), progress)
+        evidence = {**built.evidence, "device": None if gpu is None else gpu.to_dict()}
+        if gpu is not None:
+            evidence["parity"] = self._compare(library, model, built.plan, settings, spec)
+        return Plan(built.plan, evidence)
+
+    def _built_for(self, spec: BuildSpec, settings: Settings) -> str:
+        """The device part of a fingerprint."""
+        gpu = find_gpu(spec.device)
+        if settings.hardware == "ampere-plus":
+            return "ampere-plus"
+        if settings.hardware == "same-compute-capability":
+            return gpu.sm
+        return f"{gpu.sm}-{gpu.name}"
+
+    def _gpu_to_build_on(self, spec: BuildSpec) -> Gpu | None:
+        return find_gpu(spec.device)
+
+    def _compare(
+        self, library: Library, model: Model, plan: bytes, settings: Settings, spec: BuildSpec
+    ) -> dict[str, Any]:
+        """How far the plan is from the portable graph on ONNX Runtime's CPU kernels."""
+        from boxwright.backends import registry
+
+        images = sample_images(model.card)
+        with registry.get("onnxruntime").load(model, BuildSpec(device="cpu")) as runner:
+            expected = runner.infer({IMAGES: images})
+        weights = model.to_bytes() if settings.strip else None
+        try:
+            with _open(library, plan, settings, spec, weights) as runner:
+                got = runner.infer({IMAGES: images})
+        except EngineError as error:
+            raise BuildError(f"the model builds, but does not run: {error}") from error
+        limit = _MAX_NRMSE[spec.precision]
+        outputs = compare_outputs(expected, got, plan=f"{library.backend}'s plan", limit=limit)
+        return {"against": "the portable graph on ONNX Runtime's CPU kernels", "outputs": outputs}
+
+
+class TensorRtRtxBackend(TensorRtBackend):
+    """TensorRT-RTX: builds anywhere for the GPUs it is told, compiles kernels when loading."""
+
+    name = "tensorrt-rtx"
+
+    def unavailable(self) -> str | None:
+        """Why TensorRT-RTX cannot even build here, or ``None``."""
+        try:
+            load_library(self.name)
+        except BackendUnavailableError as error:
+            return str(error)
+        return None
+
+    def _built_for(self, spec: BuildSpec, settings: Settings) -> str:
+        device_number(spec.device)
+        if not settings.compute_capabilities:
+            return "ampere-plus"
+        return "+".join(f"sm{major}{minor}" for major, minor in settings.compute_capabilities)
+
+    def _gpu_to_build_on(self, spec: BuildSpec) -> Gpu | None:
+        try:
+            return find_gpu(spec.device)
+        except (BackendUnavailableError, MissingExtraError):
+            return None
+
+    def _compare(
+        self, library: Library, model: Model, plan: bytes, settings: Settings, spec: BuildSpec
+    ) -> dict[str, Any]:
+        # It builds for other GPUs than this machine's, which may be one it does not run on.
+        try:
+            return super()._compare(library, model, plan, settings, spec)
+        except BuildError as error:
+            if isinstance(error.__cause__, EngineError):
+                return {"skipped": str(error.__cause__)}
+            raise
+
+
+def _check_precision(library: Library, precision: str) -> None:
+    if precision != "fp32" and library.strongly_typed_only:
+        raise BuildError(
+            f"backend {library.backend} {library.version} builds precision fp32 only, got "
+            f"{precision}; it takes lower precision from a model whose graph has it"
+        )
+
+
+def _open(
+    library: Library, data: bytes, settings: Settings, spec: BuildSpec, weights: bytes | None = None
+) -> TensorRtRunner:
+    stream = Stream(spec.device)
+    try:
+        engine = LoadedEngine(
+            library,
+            data,
+            gpu_name=stream.gpu.name,
+            host_code=settings.version_compatible,
+            weights=weights,
+            graphs=settings.cuda_graphs,
+        )
+    except EngineError:
+        stream.close()
+        raise
+    return TensorRtRunner(engine, stream, settings.cuda_graphs and not library.is_rtx)

@@ -1,0 +1,200 @@
+"""One TensorRT build, from a serialised model to a plan, in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxwright.backends.tensorrt.configure import configure, network_flags, share_profiles
+from boxwright.backends.tensorrt.layers import describe, read_layers
+from boxwright.backends.tensorrt.library import Library, load_library
+from boxwright.backends.tensorrt.log import Journal, make_logger
+from boxwright.backends.tensorrt.monitor import STEPS, Phases, make_monitor
+from boxwright.backends.tensorrt.parse import has_quantisation, parse_network
+from boxwright.backends.tensorrt.settings import Settings
+from boxwright.backends.tensorrt.timing import attach, keep, timing_cache_path
+from boxwright.errors import BuildError
+
+if TYPE_CHECKING:
+    from boxwright.progress import ProgressCallback
+
+_MAX_WARNINGS = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build.
+
+    Attributes:
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        settings: Builder options.
+        gpu: Number of the GPU to build on, or ``None`` to build without one.
+        gpu_name: Its name, for the timing cache.
+    """
+
+    backend: str
+    precision: str
+    settings: Settings
+    gpu: int | None
+    gpu_name: str
+
+    def to_json(self) -> str:
+        """For the process that builds."""
+        content = asdict(self)
+        content["settings"]["plugins"] = [str(path) for path in self.settings.plugins]
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """What :meth:`to_json` wrote; lists become tuples again."""
+        content = json.loads(text)
+        given = content.pop("settings")
+        given["plugins"] = tuple(map(Path, given["plugins"]))
+        for name in ("profiles", "compute_capabilities"):
+            given[name] = tuple(tuple(item) for item in given[name])
+        for name in ("keep_float32", "tactic_sources"):
+            given[name] = None if given[name] is None else tuple(given[name])
+        return cls(**content, settings=Settings(**given))
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, and what is known of it."""
+
+    plan: bytes
+    evidence: dict[str, Any]
+
+
+def compile_plan(
+    request: Request,
+    model: bytes,
+    progress: ProgressCallback,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Built:
+    """Build a plan.
+
+    Args:
+        request: What to build.
+        model: A serialised ONNX model.
+        progress: Called with thousandths of the build.
+        stopped: Asked between steps where TensorRT can be stopped.
+
+    Raises:
+        BackendUnavailableError: TensorRT or the GPU cannot be used.
+        BuildError: TensorRT refuses the model or a setting, or the build was stopped.
+    """
+    library = load_library(request.backend)
+    if request.gpu is not None:
+        _use_gpu(request.gpu)
+    if request.precision == "int8" and not has_quantisation(model):
+        raise BuildError("precision int8 needs a quantised model (with QuantizeLinear nodes)")
+    progress("read the model", 0, STEPS)
+    journal = Journal(lambda done, total: progress("choose kernels", *_scaled(done, total)))
+    logger = make_logger(library, journal)
+    _load_plugins(library, logger, request.settings)
+    builder = library.trt.Builder(logger)
+    network = builder.create_network(network_flags(library))
+    parse_network(library, network, logger, model, journal)
+    started = time.perf_counter()
+    plan, outcome = _build(library, builder, network, request, journal, progress, stopped)
+    seconds = time.perf_counter() - started
+    progress("describe the engine", STEPS, STEPS)
+    layers = read_layers(_inspect(library, plan, logger) or journal.layers)
+    evidence = {
+        **describe(layers),
+        "settings": outcome,
+        "tensorrt": {
+            "library": library.backend,
+            "version": library.version,
+            "build_seconds": round(seconds, 3),
+            "plan_bytes": len(plan),
+            "warnings": list(journal.warnings)[:_MAX_WARNINGS],
+        },
+    }
+    return Built(plan, evidence)
+
+
+def _scaled(done: int, total: int) -> tuple[int, int]:
+    return (min(done * STEPS // total, STEPS) if total else 0), STEPS
+
+
+def _use_gpu(index: int) -> None:
+    """TensorRT builds on the calling thread's current GPU."""
+    from boxwright.cuda.device import EXTRA
+    from boxwright.extras import require
+
+    require("cuda.core", extra=EXTRA).Device(index).set_current()
+
+
+def _load_plugins(library: Library, logger: Any, settings: Settings) -> None:
+    trt = library.trt
+    # Those that come with TensorRT, such as EfficientNMS_TRT; TensorRT-RTX has none.
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+    if not settings.plugins:
+        return
+    if library.is_rtx:
+        raise BuildError("TensorRT-RTX takes no plugins")
+    registry = trt.get_plugin_registry()
+    for path in settings.plugins:
+        if registry.load_library(str(path)) is None:
+            raise BuildError(f"TensorRT cannot load the plugins in {path}")
+
+
+def _build(
+    library: Library,
+    builder: Any,
+    network: Any,
+    request: Request,
+    journal: Journal,
+    progress: ProgressCallback,
+    stopped: Callable[[], bool],
+) -> tuple[bytes, dict[str, Any]]:
+    config, outcome = configure(library, builder, network, request.settings, request.precision)
+    if outcome.refused:
+        raise BuildError(f"{library.backend} {library.version} refuses {outcome.explain_refused()}")
+    share_profiles(library, config)
+    cache = timing_cache_path(library, request.gpu_name)
+    # TensorRT-RTX measures nothing while it builds.
+    caching = request.settings.timing_cache and not library.is_rtx
+    if caching:
+        outcome.applied["timing_cache"] = "used" if attach(config, cache) else "begun"
+    elif request.settings.timing_cache:
+        outcome.ignored["timing_cache"] = "TensorRT-RTX measures nothing while it builds"
+    monitor = None
+    if library.has_progress_monitor:
+        phases = Phases(lambda phase, done: progress(phase.lower(), done, STEPS))
+        monitor = make_monitor(library, phases, stopped)
+        config.progress_monitor = monitor
+    try:
+        plan = builder.build_serialized_network(network, config)
+    except Exception as error:  # pybind turns C++ exceptions into RuntimeError and others
+        raise BuildError(f"{library.backend} cannot build the model: {error}") from error
+    if plan is None:
+        why = "; ".join(journal.errors[-3:]) or "it does not say why"
+        raise BuildError(
+            "the build was stopped"
+            if stopped()
+            else f"{library.backend} cannot build the model: {why}"
+        )
+    if caching:
+        keep(config, cache)
+    return bytes(plan), outcome.to_dict()
+
+
+def _inspect(library: Library, plan: bytes, logger: Any) -> str | None:
+    """The inspector's JSON; ``None`` where the plan cannot be loaded here."""
+    if library.is_rtx:
+        # Its inspector needs a GPU, and its log says the same.
+        return None
+    trt = library.trt
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

@@ -1,0 +1,1 @@
+"""CUDA without a framework: devices, memory, streams and graphs, through NVIDIA's bindings."""

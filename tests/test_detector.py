@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from PIL import Image
 
 from boxwright.backends.base import TensorSpec
 from boxwright.card import ModelCard, Nms
+from boxwright.closing import Closing
 from boxwright.detector import Detector
 from boxwright.errors import CardError, EngineError, ImageError, InputError, ModelError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 CARD = ModelCard("test", ("bright", "dark"), (40, 40), resize="letterbox", pad_value=0)
 
 
-class BrightSpot:
+class BrightSpot(Closing):
     """A runner that finds the white pixels of each image: a box round them, score 0.9."""
 
     def __init__(self, batch: int | None = None, name: str = "images") -> None:
@@ -49,12 +50,6 @@ class BrightSpot:
 
     def close(self) -> None:
         self.closed += 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def picture(left: int, top: int, right: int, bottom: int) -> Pixels:

@@ -12,7 +12,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from boxwright import storedzip
 from boxwright.engine import Engine, is_engine_file
@@ -108,6 +110,20 @@ def test_opening_and_copying_take_little_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 << 20
+
+
+def test_writing_needs_little_memory_beside_the_model(tmp_path: Path) -> None:
+    model = make_model()
+    for number in range(8):
+        values = np.full(4 << 18, number, np.float32)
+        model.proto.graph.initializer.append(numpy_helper.from_array(values, f"big_{number}"))
+    size = len(model.to_bytes())
+    assert size > 32 << 20
+    tracemalloc.start()
+    Engine.write(tmp_path / "large.bw", model, {}, {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size / 2
 
 
 def test_one_changed_byte_anywhere_is_found(engine: Engine, tmp_path: Path) -> None:
@@ -300,20 +316,17 @@ def test_content_beyond_four_gigabytes_is_refused(
 
 @pytest.mark.parametrize("name", ["missing.bw", ".", "null\0.bw"])
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(EngineError, match=r"cannot read|is not a file"):
+    with pytest.raises(EngineError, match="cannot read"):
         Engine.open(tmp_path / name)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.bw")
-    # A writer of our own, so that a reader would fail instead of waiting for one.
-    writer = os.open(tmp_path / "pipe.bw", os.O_RDWR)
-    try:
-        with pytest.raises(EngineError, match="is not a file"):
-            Engine.open(tmp_path / "pipe.bw")
-    finally:
-        os.close(writer)
+    # Nobody writes into it: a plain open() would wait for ever.
+    with pytest.raises(EngineError, match="it is not a regular file"):
+        Engine.open(tmp_path / "pipe.bw")
+    assert not is_engine_file(tmp_path / "pipe.bw")
 
 
 @pytest.mark.parametrize("fingerprint", ["", "a/b", "../x", "ü", "a b", "x" * 201, ".hidden"])

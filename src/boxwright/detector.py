@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from boxwright.card import ModelCard
+from boxwright.closing import Closing
 from boxwright.errors import InputError, ModelError
 from boxwright.images import MAX_PIXELS, load_image
 from boxwright.model import BOXES, IMAGES, SCORES
 from boxwright.parallel import map_images
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
+from boxwright.progress import ProgressCallback, silent
 from boxwright.values import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
-    from boxwright.backends.base import Runner
+    from boxwright.backends.base import Precision, Runner
     from boxwright.card import Interpolation, NmsKind, Resize
     from boxwright.detections import Detections
     from boxwright.engine import Engine
@@ -34,7 +35,7 @@ BATCH_SIZE = 8
 """How many images run at once where neither the caller nor the model says."""
 
 
-class Detector:
+class Detector(Closing):
     """Finds objects in images, with an engine or a model as it is.
 
     Each setting is the argument where one is given, else the card's, else the default.
@@ -44,8 +45,12 @@ class Detector:
     Args:
         source: An engine (``.bw``) or model (``.onnx``), as a path or opened; with
             `runner`, a bare model card will do.
-        backend: The runtime to use; by default the one the engine was built for.
+        backend: The runtime to use; by default one that the engine was built for.
+        precision: The precision to run; by default one that the engine was built in.
         device: ``auto``, ``cpu``, ``cuda:0``, ...
+        rebuild: Build a plan where the engine has none that fits this machine; with
+            ``False`` nothing is compiled.
+        progress: Called while a plan is rebuilt, as ``progress(stage, done, total)``.
         score_threshold: 0 to 1; a detection's score must exceed it.
         nms_kind: ``iou``, ``diou`` or ``none``.
         iou_threshold: 0 to 1; an overlap above it suppresses the lower score.
@@ -73,7 +78,10 @@ class Detector:
         source: str | Path | Engine | Model | ModelCard,
         *,
         backend: str | None = None,
+        precision: Precision | None = None,
         device: str = "auto",
+        rebuild: bool = True,
+        progress: ProgressCallback = silent,
         score_threshold: float | None = None,
         nms_kind: NmsKind | None = None,
         iou_threshold: float | None = None,
@@ -112,7 +120,10 @@ class Detector:
         self.max_pixels = max_pixels
         batch_size = _check_batch_size(batch_size)
         self._closed = False
-        self._runner = _load(opened, backend, device) if runner is None else runner
+        if runner is None:
+            how = {"precision": precision, "rebuild": rebuild, "progress": progress}
+            runner = _load(opened, backend=backend, device=device, **how)
+        self._runner = runner
         try:
             self._fixed_batch = _fixed_batch(self._runner)
             self.batch_size = _choose_batch_size(batch_size, self._fixed_batch)
@@ -182,17 +193,6 @@ class Detector:
             self._closed = True
             self._runner.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def _open(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | ModelCard:
     if not isinstance(source, (str, Path)):
@@ -210,12 +210,12 @@ def _open(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | M
     return Model.load(source)
 
 
-def _load(opened: Engine | Model | ModelCard, backend: str | None, device: str) -> Runner:
+def _load(opened: Engine | Model | ModelCard, **how: Any) -> Runner:
     if isinstance(opened, ModelCard):
         raise InputError("a model card alone cannot run; give the engine or model, or a runner")
     from boxwright.backends import load
 
-    return load(opened, backend=backend, device=device)
+    return load(opened, **how)
 
 
 def _many(images: object) -> bool:

@@ -19,22 +19,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from boxwright import storedzip
 from boxwright._version import __version__
+from boxwright.builds import unvouched
 from boxwright.card import ModelCard
 from boxwright.errors import CardError, EngineError, ModelError, NoPlanError
-from boxwright.files import atomic_write, human_size
+from boxwright.files import atomic_write, human_size, open_regular
 from boxwright.model import MAX_MODEL_BYTES, Model
-from boxwright.storedzip import CHUNK, Member, StoredZipError
+from boxwright.storedzip import CHUNK, Member, NotZipError, StoredZipError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 ENGINE_FORMAT = "boxwright-engine"
 ENGINE_SCHEMA = 1
@@ -44,6 +45,8 @@ _FIXED = (_CARD, _RECEIPT, _MODEL, _MANIFEST)
 _PLANS = "plans/"
 _FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_ADVICE = "copy it again from where it was made, or build it again from its model"
 
 # Read into memory before anything vouches for them.
 _MAX_JSON_BYTES = 16 << 20
@@ -117,19 +120,14 @@ class Engine:
             plans: Content, or file with the content, of each plan by fingerprint.
 
         Raises:
-            InputError: The file cannot be written.
+            InputError: The file cannot be written, or the model exceeds ONNX's 2 GiB.
             EngineError: A fingerprint or the receipt cannot be stored, or the file would
                 exceed 4 GiB.
         """
-        if model.proto.ByteSize() > MAX_MODEL_BYTES:
-            raise EngineError(
-                f"{path}: the model is {human_size(model.proto.ByteSize())}, "
-                "and an ONNX file holds at most 2 GiB"
-            )
         contents: dict[str, Iterable[bytes]] = {
             _CARD: (model.card.to_json(indent=2).encode(),),
             _RECEIPT: (_receipt_bytes(path, receipt),),
-            _MODEL: _pieces(model.to_bytes()),
+            _MODEL: model.pieces(),
         }
         for fingerprint in sorted(plans):
             contents[_plan_name(path, fingerprint)] = _pieces(plans[fingerprint])
@@ -153,7 +151,9 @@ class Engine:
                 writer.add(_MANIFEST, (json.dumps(manifest, indent=2).encode(),))
                 writer.finish()
         except StoredZipError as error:
-            raise EngineError(f"{path} {error}") from error
+            raise EngineError(
+                f"{path} {error}; leave plans out (boxwright plans --drop) or keep two files"
+            ) from error
         return cls.open(path)
 
     def with_plan(self, fingerprint: str, data: bytes | Path, output: str | Path) -> Engine:
@@ -163,19 +163,43 @@ class Engine:
             InputError: `output` cannot be written; it may be this engine's own path.
             EngineError: This engine's file is damaged.
         """
-        return self._rewrite({_plan_name(output, fingerprint): _pieces(data)}, output)
+        receipt = unvouched(self.receipt, fingerprint)
+        return self.with_plans(output, {fingerprint: data}, receipt=receipt)
 
     def with_receipt(self, receipt: Mapping[str, Any], output: str | Path) -> Engine:
         """This engine under another receipt, as a new file; raises as :meth:`with_plan`."""
-        return self._rewrite({_RECEIPT: (_receipt_bytes(output, receipt),)}, output)
+        return self.with_plans(output, {}, receipt=receipt)
 
-    def _rewrite(self, changes: Mapping[str, Iterable[bytes]], output: str | Path) -> Engine:
-        kept = {name: self._chunks(name) for name in self._entries if name != _MANIFEST}
-        contents: dict[str, Iterable[bytes]] = {**kept, **changes}
-        plans = sorted(name for name in contents if name.startswith(_PLANS))
-        return self._write(
-            output, {name: contents[name] for name in (_CARD, _RECEIPT, _MODEL, *plans)}
-        )
+    def with_plans(
+        self,
+        output: str | Path,
+        plans: Mapping[str, bytes | Path | Iterable[bytes]],
+        *,
+        without: Collection[str] = (),
+        receipt: Mapping[str, Any] | None = None,
+    ) -> Engine:
+        """This engine with other plans, as a new file.
+
+        Args:
+            output: The file to write or replace; it may be this engine's own path.
+            plans: What to add or replace by fingerprint: content, its pieces, or a file.
+            without: Fingerprints of plans to leave out.
+            receipt: The new receipt; this one's by default. :mod:`boxwright.builds` makes
+                one that goes with the plans.
+
+        Raises:
+            InputError: `output` cannot be written.
+            EngineError: This engine's file is damaged, or `output` would exceed 4 GiB.
+        """
+        contents = {name: self._chunks(name) for name in self._entries}
+        for fingerprint in without:
+            contents.pop(_PLANS + fingerprint, None)
+        for fingerprint, content in plans.items():
+            contents[_plan_name(output, fingerprint)] = _pieces(content)
+        if receipt is not None:
+            contents[_RECEIPT] = iter((_receipt_bytes(output, receipt),))
+        order = (_CARD, _RECEIPT, _MODEL, *sorted(n for n in contents if n.startswith(_PLANS)))
+        return self._write(output, {name: contents[name] for name in order})
 
     @property
     def model_sha256(self) -> str:
@@ -219,6 +243,27 @@ class Engine:
         """
         return self._content(self._plan(fingerprint).member.name, storedzip.MAX_BYTES)
 
+    def plan_sha256(self, fingerprint: str) -> str:
+        """The SHA-256 that the manifest states for a plan; raises as :meth:`plan_size`."""
+        return self._plan(fingerprint).sha256
+
+    def plan_pieces(self, fingerprint: str) -> Iterator[bytes]:
+        """A plan's content in pieces, its hash verified after the last.
+
+        Raises:
+            NoPlanError: The file holds no plan of that fingerprint.
+            EngineError: The plan is damaged.
+        """
+        return self._chunks(self._plan(fingerprint).member.name)
+
+    def model_pieces(self) -> Iterator[bytes]:
+        """The portable graph's file in pieces, its hash verified after the last.
+
+        Raises:
+            EngineError: It is damaged.
+        """
+        return self._chunks(_MODEL)
+
     def save_plan(self, fingerprint: str, output: str | Path) -> None:
         """Copy a plan into a file of its own, whole or not at all.
 
@@ -227,10 +272,9 @@ class Engine:
             EngineError: The plan is damaged.
             InputError: `output` cannot be written.
         """
-        name = self._plan(fingerprint).member.name
+        pieces = self.plan_pieces(fingerprint)
         with atomic_write(output) as stream:
-            for chunk in self._chunks(name):
-                stream.write(chunk)
+            stream.writelines(pieces)
 
     def verify(self, progress: Callable[[str, int, int | None], None] | None = None) -> None:
         """Hash every member again and parse the model.
@@ -277,9 +321,7 @@ class Engine:
 def is_engine_file(path: str | Path) -> bool:
     """Whether a file starts as engine files do; says nothing about the rest of it."""
     try:
-        if not Path(path).is_file():
-            return False
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(4) == b"PK\x03\x04"
     except (OSError, ValueError):
         return False
@@ -291,14 +333,12 @@ def _reading(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     if "\0" in str(path):
         raise EngineError(f"cannot read {str(path)!r}: the name holds a null character")
     try:
-        status = path.stat()
-        # A pipe or a device would block, or never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise EngineError(f"{path} is not a file")
-        with open(path, "rb") as stream:
-            yield stream, status.st_size
+        with open_regular(path) as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
+    except NotZipError as error:
+        raise EngineError(f"{path} {error}, so not an engine that Boxwright built") from error
     except StoredZipError as error:
-        raise EngineError(f"{path} {error}") from error
+        raise EngineError(f"{path} {error}; {_ADVICE}") from error
     except OSError as error:
         raise EngineError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -310,7 +350,8 @@ def _verified(path: Path, stream: IO[bytes], entry: _Entry) -> Iterator[bytes]:
         yield chunk
     if digest.hexdigest() != entry.sha256:
         raise EngineError(
-            f"{path} is damaged: the content of {entry.member.name!r} does not match its SHA-256"
+            f"{path} is damaged: the content of {entry.member.name!r} does not match its "
+            f"SHA-256; {_ADVICE}"
         )
 
 
@@ -412,12 +453,14 @@ def _plan_name(path: str | Path, fingerprint: str) -> str:
     return _PLANS + fingerprint
 
 
-def _pieces(content: bytes | Path) -> Iterator[bytes]:
+def _pieces(content: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
     """Content in chunks; a file is opened only when its turn comes."""
     if isinstance(content, Path):
         with _reading(content) as (stream, _):
             while chunk := stream.read(CHUNK):
                 yield chunk
+    elif not isinstance(content, bytes):
+        yield from content
     else:
         view = memoryview(content)
         for start in range(0, len(view), CHUNK):

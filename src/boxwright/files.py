@@ -115,12 +115,17 @@ def open_regular(path: str | Path) -> BufferedReader:
     """
     # Without O_NONBLOCK, opening a named pipe waits for somebody to write into it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    stream = os.fdopen(os.open(path, flags), "rb")
-    mode = os.fstat(stream.fileno()).st_mode
-    if not stat.S_ISREG(mode):
-        stream.close()
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return stream
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: str | Path) -> bytes:
+    """All of a regular file; raises as :func:`open_regular`."""
+    with open_regular(path) as stream:
+        return stream.read()
 
 
 def sha256_file(path: str | Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from boxwright.errors import InputError
+from boxwright.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -199,9 +200,10 @@ def _ids_from_annotations(
 
 def _read_annotations(path: str | Path) -> dict[str, Any]:
     try:
-        if Path(path).stat().st_size > _MAX_ANNOTATIONS_BYTES:
-            raise InputError(f"{path} is too large to be COCO annotations")
-        content = json.loads(Path(path).read_bytes())
+        with open_regular(path) as stream:
+            if os.fstat(stream.fileno()).st_size > _MAX_ANNOTATIONS_BYTES:
+                raise InputError(f"{path} is too large to be COCO annotations")
+            content = json.loads(stream.read())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -14,12 +14,11 @@ tensor      type and shape          meaning
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from boxwright.card import CARD_KEY, ModelCard
 from boxwright.errors import CardError, InputError, ModelError
@@ -100,12 +99,10 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """The ONNX file's content, card included. The same model always gives the same bytes."""
-        stream = io.BytesIO()
-        self.write(stream)
-        return stream.getvalue()
+        return b"".join(self.pieces())
 
-    def write(self, stream: IO[bytes]) -> None:
-        """Write the ONNX file's content, tensor by tensor.
+    def pieces(self) -> Iterator[bytes]:
+        """The ONNX file's content, tensor by tensor.
 
         Serialising the whole message at once would need twice its size on top of it. The
         bytes are those of ONE message: protobuf leaves the order of fields free, so the
@@ -125,12 +122,12 @@ class Model:
             raise InputError(
                 f"the model is {human_size(total)}, and an ONNX file holds at most 2 GiB"
             )
-        stream.write(model)
-        stream.write(_field(_MODEL_GRAPH, total))
-        stream.write(graph)
+        yield model
+        yield _field(_MODEL_GRAPH, total)
+        yield graph
         for tensor, length in zip(self.proto.graph.initializer, lengths, strict=True):
-            stream.write(_field(_GRAPH_INITIALIZER, length))
-            stream.write(tensor.SerializeToString(deterministic=True))
+            yield _field(_GRAPH_INITIALIZER, length)
+            yield tensor.SerializeToString(deterministic=True)
 
     def save(self, path: str | Path) -> None:
         """Write the model with its card; nothing is left half-written.
@@ -139,7 +136,7 @@ class Model:
             InputError: The file cannot be written, or the model exceeds ONNX's 2 GiB.
         """
         with atomic_write(path) as stream:
-            self.write(stream)
+            stream.writelines(self.pieces())
 
     def with_card(self, card: ModelCard) -> Model:
         """The same graph under another card."""

@@ -12,15 +12,15 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from boxwright.closing import Closing
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.formats import CocoIds, coco_results, yolo_names, yolo_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
     from typing import IO
 
     from boxwright.detections import Detections
@@ -64,7 +64,7 @@ def _short(value: Any) -> float:
 _STAMP = "stamp"
 
 
-class Journal:
+class Journal(Closing):
     """Results on disk, one line an image, the settings in the first line.
 
     Lines are appended and flushed. A last line that was cut short is dropped on reading,
@@ -184,19 +184,8 @@ class Journal:
         self._stream.seek(offset)
         self._stream.truncate()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class ResultWriter:
+class ResultWriter(Closing):
     """Collects the results of a list of images and writes the files asked for.
 
     ::
@@ -302,17 +291,6 @@ class ResultWriter:
             record = self._journal.get(path)
             record.pop(_STAMP, None)
             yield record
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _stamp(path: str | Path) -> list[int] | None:

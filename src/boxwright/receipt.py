@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from boxwright._version import __version__
+from boxwright.builds import receipt_of, with_sections
 from boxwright.environment import describe_environment
 from boxwright.files import printable
 
@@ -46,6 +47,7 @@ def build_receipt(
     fingerprint: str | None,
     seconds: float,
     evidence: Mapping[str, Any],
+    plan_sha256: str | None = None,
 ) -> dict[str, Any]:
     """The receipt of a build; `boxwright verify` adds to it.
 
@@ -56,6 +58,7 @@ def build_receipt(
         fingerprint: Of the plan, or ``None`` where the backend runs the graph as it is.
         seconds: Wall-clock time of the build.
         evidence: What the backend has to say, such as ``layers`` and ``parity``.
+        plan_sha256: Of the plan's content.
 
     Returns:
         JSON values only.
@@ -70,6 +73,7 @@ def build_receipt(
             "device": spec.device,
             "options": dict(spec.options),
             "fingerprint": fingerprint,
+            **({} if plan_sha256 is None else {"plan_sha256": plan_sha256}),
             "seconds": round(seconds, 3),
         },
         "sources": [dataclasses.asdict(file) for file in card.source_files],
@@ -78,13 +82,17 @@ def build_receipt(
     }
 
 
-def add_evidence(engine: Engine, sections: Mapping[str, Any], command: str) -> Engine:
+def add_evidence(
+    engine: Engine, sections: Mapping[str, Any], command: str, build: str | None = None
+) -> Engine:
     """Write sections into an engine's receipt, in place of older ones of the same name.
 
     Args:
         engine: The engine; its file is replaced in one step.
         sections: Some of :data:`SECTIONS`, JSON values only.
         command: What a user types to measure them again.
+        build: Which of the engine's builds they are about, as
+            :attr:`boxwright.builds.Build.key`.
 
     Raises:
         ValueError: There is no such section.
@@ -99,9 +107,10 @@ def add_evidence(engine: Engine, sections: Mapping[str, Any], command: str) -> E
         "command": printable(command),
         "machine": machine(),
     }
-    old = engine.receipt.get("measured")
+    old = receipt_of(engine.receipt, build).get("measured")
     measured = {**(old if isinstance(old, dict) else {}), **dict.fromkeys(sections, stamp)}
-    return engine.with_receipt({**engine.receipt, **sections, "measured": measured}, engine.path)
+    receipt = with_sections(engine.receipt, build, {**sections, "measured": measured})
+    return engine.with_receipt(receipt, engine.path)
 
 
 def machine() -> dict[str, Any]:

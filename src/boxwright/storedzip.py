@@ -43,6 +43,10 @@ class StoredZipError(ValueError):
     """The file is not a zip this module wrote; the message completes "the file ..."."""
 
 
+class NotZipError(StoredZipError):
+    """The file is no zip at all."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One member; `offset` is where its content starts."""
@@ -113,7 +117,7 @@ def read_index(stream: IO[bytes], size: int) -> dict[str, Member]:
         raise StoredZipError("is larger than 4 GiB, the most an engine file can hold")
     stream.seek(0)
     if stream.read(4) != _LOCAL_MARK:
-        raise StoredZipError("is not a zip file")
+        raise NotZipError("is not a zip file")
     count, index_start = _read_end(stream, size)
     stream.seek(index_start)
     index = _read_exactly(stream, size - index_start)

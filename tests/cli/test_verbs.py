@@ -219,7 +219,6 @@ def test_a_bad_file_is_one_line(
         (["detect", "{made}/tiny.bw", "image.png", "--backend", "onnx"], "unknown backend 'onnx'"),
         (["build", "{made}/tiny.onnx", "--backend", "tensort"], "unknown backend 'tensort'"),
         (["build", "{made}/tiny.onnx", "--precision", "int8"], "fp32 only"),
-        (["build", "{made}/tiny.bw"], "is not an ONNX model"),
         (["import", "{made}/tiny.weights", "--format", "caffee"], "unknown format 'caffee'"),
         (["import", "{made}/tiny.weights", "--cfg", "none.cfg"], "none.cfg"),
         (["import", "{made}/tiny.weights", "-o", "image.png/x.onnx"], "cannot write"),
@@ -259,3 +258,22 @@ def test_a_model_of_another_task_does_not_detect(run: Run, tmp_path: Path) -> No
     model.with_card(dataclasses.replace(model.card, task="classify")).save("c.onnx")
     image = write_image(tmp_path / "image.png")
     assert "needs task 'detect'" in _is_one_error(run, "detect", "c.onnx", image)
+
+
+def test_a_report_of_a_changed_model_is_refused(run: Run, made: Path) -> None:
+    from tests.engines import read_members, write_members
+
+    members = read_members(made / "tiny.bw")
+    model = bytearray(members["model.onnx"])
+    model[-1] ^= 1
+    write_members(Path("changed.bw"), {**members, "model.onnx": bytes(model)})
+    done = run("report", "changed.bw")
+    assert done.exit_code == 1
+    assert "'model.onnx' does not match its SHA-256" in done.stderr
+    assert not Path("changed.html").exists()
+
+
+def test_one_image_is_counted_in_the_singular(run: Run, made: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "one.png")
+    done = run("detect", made / "tiny.bw", "one.png")
+    assert "\n1 image, " in done.stderr

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.backends.base import TensorSpec
 from boxwright.card import Head, ModelCard
+from boxwright.closing import Closing
 from boxwright.model import BOXES, IMAGES, SCORES
 
 HEIGHT, WIDTH, ROWS, CLASSES = 40, 60, 50, 3
@@ -41,7 +41,7 @@ def make_outputs(seed: int = 0) -> Arrays:
     }
 
 
-class FakeRunner:
+class FakeRunner(Closing):
     """Gives fixed outputs, whatever the pixels; `respond` may change them per image."""
 
     def __init__(
@@ -76,17 +76,6 @@ class FakeRunner:
 
     def close(self) -> None:
         """Nothing to free."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def make_images(count: int = 1) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from boxwright import backends
 from boxwright.backends.base import TensorSpec
+from boxwright.closing import Closing
 from boxwright.errors import InputError
 from boxwright.evaluate.consistency import check_consistency, noise_images
 from tests.models import make_model
@@ -18,7 +19,7 @@ Outputs = dict[str, NDArray[Any]]
 NAMES = ("repeated run", "permuted batch", "duplicated row", "batch of one")
 
 
-class FakeRunner:
+class FakeRunner(Closing):
     """Boxes and scores worked out from pixels; `fault` spoils them."""
 
     def __init__(
@@ -42,13 +43,6 @@ class FakeRunner:
             self.fault(outputs, self.runs)
         self.runs += 1
         return outputs
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> FakeRunner:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+import zipfile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from boxwright import backends
+from boxwright import backends, storedzip
 from boxwright.engine import Engine
 from boxwright.errors import BoxwrightError, EngineError
 from tests.engines import read_members, reseal, write_members
@@ -80,6 +81,63 @@ def test_members_changed_under_a_valid_seal_never_crash(
         path = reseal(tmp_path / "crafted.bw", {**members, member: damaged})
         outcome = try_to_use(path)
         assert "\n" not in outcome, description
+
+
+def test_a_file_cut_at_any_boundary_is_refused(sound: Engine, tmp_path: Path) -> None:
+    """Copies that broke off: before, at and after the start and end of every member."""
+    data, path = sound.path.read_bytes(), tmp_path / "cut.bw"
+    with sound.path.open("rb") as stream:
+        members = storedzip.read_index(stream, len(data))
+    ends = {place for m in members.values() for place in (m.header_offset, m.offset)}
+    ends |= {m.offset + m.size for m in members.values()} | {len(data), 4, 30}
+    for end in sorted({place + step for place in ends for step in (-1, 0, 1)} - {len(data)}):
+        if not 0 <= end < len(data):
+            continue
+        path.write_bytes(data[:end])
+        outcome = try_to_use(path)
+        assert outcome.startswith("EngineError: "), end
+        assert "truncated" in outcome or "not a zip file" in outcome, outcome
+        if end >= 4:
+            assert "copy it again from where it was made" in outcome
+
+
+def test_a_manifest_that_was_edited_is_refused(sound: Engine, tmp_path: Path) -> None:
+    members = read_members(sound.path)
+    manifest = json.loads(members["manifest.json"])
+    plan = f"plans/{sound.plans[0]}"
+    edits: dict[str, Any] = {
+        "a hash": {"members": {**manifest["members"], plan: {"size": 1, "sha256": "0" * 64}}},
+        "a name": {"members": {n: v for n, v in manifest["members"].items() if n != plan}},
+        "a name more": {"members": {**manifest["members"], "plans/x": manifest["members"][plan]}},
+        "the schema": {"schema": 2},
+        "the format": {"format": "another"},
+    }
+    for what, edit in edits.items():
+        text = json.dumps({**manifest, **edit}).encode()
+        path = write_members(tmp_path / "edited.bw", {**members, "manifest.json": text})
+        outcome = try_to_use(path)
+        assert outcome.startswith("EngineError: "), what
+    size = manifest["members"][plan]["size"]
+    hashed = {**manifest["members"], plan: {"size": size, "sha256": "0" * 64}}
+    text = json.dumps({**manifest, "members": hashed}).encode()
+    path = write_members(tmp_path / "edited.bw", {**members, "manifest.json": text})
+    assert "does not match its SHA-256" in try_to_use(path) or "another file" in try_to_use(path)
+
+
+@pytest.mark.parametrize("kind", ["wheel", "office", "numpy", "empty"])
+def test_another_kind_of_zip_is_no_engine(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.bw"
+    if kind == "numpy":
+        with path.open("wb") as stream:
+            np.savez(stream, a=np.zeros(3))
+    else:
+        names = {"wheel": ["boxwright/__init__.py"], "office": ["[Content_Types].xml"], "empty": []}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names[kind]:
+                archive.writestr(name, "")
+    outcome = try_to_use(path)
+    assert outcome.startswith("EngineError: ")
+    assert "\n" not in outcome
 
 
 def test_plans_changed_under_a_valid_seal_are_refused_or_run(

@@ -35,6 +35,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named p
         ("import", "tiny.weights", "--data", "pipe.data"),
         ("detect", "tiny.onnx", "a.png", "--config", "pipe.toml"),
         ("detect", "tiny.onnx", "a.png", "--config", "/dev/zero"),
+        ("detect", "tiny.onnx", "a.png", "--save", "coco", "--annotations", "pipe.json"),
+        ("eval", "tiny.onnx", "pipe.json"),
+        ("report", "pipe.bw"),
     ],
 )
 def test_pipes_are_refused(run: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:

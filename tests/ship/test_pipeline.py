@@ -348,3 +348,19 @@ def test_without_matplotlib_there_are_tables_and_a_word(
     monkeypatch.setattr(pipeline, "_version", lambda package: "another")
     assert run(make_settings(material, tmp_path, annotations=None)) == ["bench", "report"]
     assert 'class="charts"' in Path(result.files["report"]).read_text()
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.bw", "report.html"])
+def test_a_file_of_the_users_own_is_not_replaced(
+    material: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    own = tmp_path / name
+    own.write_bytes(b"mine")
+    settings = make_settings(material, tmp_path, annotations=None)
+    with pytest.raises(InputError, match=f"{name} would be written, and is a file that no ship"):
+        ship(settings)
+    assert own.read_bytes() == b"mine"
+    own.unlink()
+    assert ship(settings).ok
+    # What a ship wrote, the next one replaces, also after its record was dropped.
+    assert ship(settings, restart=True).ok

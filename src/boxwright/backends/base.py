@@ -44,12 +44,14 @@ class BuildSpec:
         batch: Smallest, usual and largest batch, for backends that compile for a range.
         device: ``cpu``, ``cuda:0``, ...; ``auto`` lets the backend choose.
         options: Settings of one backend only.
+        rebuild: Whether loading an engine may build a plan where none fits.
     """
 
     precision: Precision = "fp32"
     batch: tuple[int, int, int] = (1, 1, 16)
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
+    rebuild: bool = True
 
 
 class Runner(Protocol):

@@ -11,6 +11,9 @@ from boxwright.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+DEFAULT_BACKEND = "onnxruntime"
+DEFAULT_BATCH = (1, 1, 16)
+
 
 def explain_unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """A message for a name that does not exist: which do, and which was probably meant."""

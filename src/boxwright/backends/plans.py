@@ -7,26 +7,30 @@ rebuild and cache in the same way.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import re
+import shlex
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from boxwright.backends import cache
+from boxwright.backends import cache, registry
 from boxwright.backends.base import TensorSpec
+from boxwright.backends.options import make_spec
+from boxwright.builds import build_of, builds
 from boxwright.engine import Engine
-from boxwright.errors import EngineError
+from boxwright.errors import BoxwrightError, EngineError, NoPlanError
 from boxwright.model import BOXES, IMAGES, SCORES
 from boxwright.receipt import build_receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from boxwright.backends.base import BuildSpec, Runner
+    from boxwright.backends.base import Backend, BuildSpec, Runner
     from boxwright.card import ModelCard
     from boxwright.model import Model
     from boxwright.progress import ProgressCallback
@@ -84,12 +88,25 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> str:
         """What `other` was built for that this is not, for people."""
-        pairs = (
-            (item.name, getattr(other, item.name), getattr(self, item.name))
-            for item in dataclasses.fields(self)
+        return ", ".join(
+            f"{name} {getattr(other, name)} (here {getattr(self, name)})"
+            for name in self.differing(other)
         )
-        return ", ".join(f"{name} {theirs} (here {ours})" for name, theirs, ours in pairs
-                         if theirs != ours)  # fmt: skip
+
+    def differing(self, other: Fingerprint) -> list[str]:
+        """Names of the fields that differ."""
+        names = (item.name for item in dataclasses.fields(self))
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+    def spec(self, device: str, options: Mapping[str, Any] | None) -> BuildSpec:
+        """What such a plan is built as.
+
+        Raises:
+            ValueError: Its batch is not three numbers.
+            InputError: Its precision or its batch is none there is.
+        """
+        low, usual, high = (int(number) for number in self.batch.removeprefix("b").split("-"))
+        return make_spec(self.asked_precision, (low, usual, high), device, options)
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,7 @@ class Plan:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Compiler(Protocol):
     """What this module needs of a backend."""
 
@@ -126,6 +144,50 @@ class Compiler(Protocol):
         ...
 
 
+@runtime_checkable
+class PlanMatcher(Protocol):
+    """A backend whose plans run on more machines than the one they were built on.
+
+    Without this, a plan fits where its fingerprint is this machine's.
+    """
+
+    def fits(self, plan_fingerprint: str, spec: BuildSpec) -> str | None:
+        """Why a plan of this backend cannot run here, or ``None`` where it can.
+
+        Args:
+            plan_fingerprint: Of this backend and of `spec`'s precision, and not
+                ``fingerprint(spec)``. It comes from a file.
+            spec: What is to be run, and where.
+        """
+        ...
+
+
+def build_plan(
+    compiler: Compiler, model: Model, spec: BuildSpec, progress: ProgressCallback
+) -> tuple[str, bytes, dict[str, Any]]:
+    """Compile a plan.
+
+    Returns:
+        Its fingerprint, its content, and the receipt of an engine of this plan alone.
+
+    Raises:
+        BuildError: The model or the specification cannot be built.
+    """
+    started = time.perf_counter()
+    fingerprint = compiler.fingerprint(spec)
+    plan = compiler.compile(model, spec, progress)
+    receipt = build_receipt(
+        model.card,
+        spec,
+        backend=compiler.name,
+        fingerprint=fingerprint,
+        seconds=time.perf_counter() - started,
+        evidence=plan.evidence,
+        plan_sha256=hashlib.sha256(plan.data).hexdigest(),
+    )
+    return fingerprint, plan.data, receipt
+
+
 def build_engine(
     compiler: Compiler,
     model: Model,
@@ -139,18 +201,44 @@ def build_engine(
         BuildError: The model or the specification cannot be built.
         InputError: `output` cannot be written.
     """
-    started = time.perf_counter()
-    fingerprint = compiler.fingerprint(spec)
-    plan = compiler.compile(model, spec, progress)
-    receipt = build_receipt(
-        model.card,
-        spec,
-        backend=compiler.name,
-        fingerprint=fingerprint,
-        seconds=time.perf_counter() - started,
-        evidence=plan.evidence,
-    )
-    return Engine.write(output, model, receipt, {fingerprint: plan.data})
+    fingerprint, data, receipt = build_plan(compiler, model, spec, progress)
+    return Engine.write(output, model, receipt, {fingerprint: data})
+
+
+def misfit(backend: Compiler | Backend, plan: str, spec: BuildSpec) -> str | None:
+    """Why a plan cannot run as `spec` on this machine, or ``None`` where it can.
+
+    Raises:
+        BackendUnavailableError: The device cannot be used here.
+        InputError: No device is called that.
+    """
+    wanted = backend.fingerprint(spec)
+    if plan == wanted:
+        return None
+    here, built = Fingerprint.parse(wanted), Fingerprint.parse(plan)
+    if here is None:
+        return "this backend's plans cannot be compared"
+    if built is None:
+        return "its fingerprint is of another form"
+    same = (here.backend, here.precision) == (built.backend, built.precision)
+    if same and isinstance(backend, PlanMatcher):
+        return backend.fits(plan, spec)
+    return here.differences(built)
+
+
+def fitting_plan(backend: Compiler | Backend, engine: Engine, spec: BuildSpec) -> str | None:
+    """The plan of an engine to run as `spec` on this machine, or ``None``.
+
+    One of this machine's own fingerprint goes before one that fits besides, and of those
+    the one added last; raises as :func:`misfit`.
+    """
+    wanted = backend.fingerprint(spec)
+    if wanted in engine.plans:
+        return wanted
+    known = [build.fingerprint for build in builds(engine.receipt)]
+    ordered = [plan for plan in known if plan in engine.plans]
+    ordered += [plan for plan in engine.plans if plan not in ordered]
+    return next((plan for plan in ordered if misfit(backend, plan, spec) is None), None)
 
 
 def load_engine(
@@ -165,45 +253,150 @@ def load_engine(
     Args:
         compiler: The backend.
         engine: The engine.
-        spec: What it was built as, and the device to run on.
+        spec: What it was built as, the device to run on, and whether to rebuild.
         open_plan: Makes a runner of a plan; raises EngineError where it cannot.
         progress: Called while rebuilding.
 
     Raises:
         EngineError: The engine file is damaged, or its plan is not what it says.
+        NoPlanError: No plan fits, and `spec` does not let one be built.
         BuildError: No plan fits, and none can be built.
     """
-    fingerprint = compiler.fingerprint(spec)
-    if fingerprint in engine.plans:
-        data = engine.plan_bytes(fingerprint)
-        return _open_checked(open_plan, data, engine.card, f"{engine.path}: plan {fingerprint}")
-    _log.warning("%s", explain_misfit(engine, fingerprint))
+    wanted = compiler.fingerprint(spec)
+    plan = fitting_plan(compiler, engine, spec)
+    why = ""
+    if plan is not None:
+        _check_described(engine, plan)
+        origin = f"{engine.path}: plan {plan}"
+        try:
+            return _open_checked(open_plan, engine.plan_bytes(plan), engine.card, origin)
+        except EngineError as error:
+            # Of this very fingerprint it should run; one said to fit besides may turn out not to.
+            if plan == wanted or isinstance(error, NoPlanError):
+                raise
+            why = f" ({error})"
     # The cache is looked up by the model's hash: make sure that this is the model's hash.
     engine.verify_model()
-    kept = cache.read(engine.model_sha256, fingerprint)
-    if kept is not None:
+    return _rebuilt(compiler, engine, spec, open_plan, progress, why)
+
+
+def _rebuilt(
+    compiler: Compiler,
+    engine: Engine,
+    spec: BuildSpec,
+    open_plan: Callable[[bytes], _RunnerT],
+    progress: ProgressCallback,
+    why: str,
+) -> _RunnerT:
+    """A runner of a plan from the cache or, failing that, of a new one."""
+    wanted = compiler.fingerprint(spec)
+
+    def open_kept() -> _RunnerT | None:
+        kept = cache.read(engine.model_sha256, wanted)
+        if kept is None:
+            return None
         try:
             return _open_checked(open_plan, kept, engine.card, "the cached plan")
         except EngineError as error:
             _log.warning("%s; it is built again", error)
-    plan = compiler.compile(engine.model(), spec, progress)
-    cache.store(engine.model_sha256, fingerprint, plan.data)
+            return None
+
+    explanation = f"{explain_misfit(compiler, engine, spec)}{why}"
+    if (runner := open_kept()) is not None:
+        _log.info("%s The plan built here before is used.", explanation)
+        return runner
+    if not spec.rebuild:
+        raise NoPlanError(
+            f"{explanation} None may be built here; on a machine like this one that may, "
+            f"{_command(engine, spec, compiler.name)} adds it"
+        )
+    _log.warning(
+        "%s One is built from its model and kept in %s; to have it in the file: %s",
+        *(explanation, cache.cache_folder(), _command(engine, spec, compiler.name)),
+    )
+    with cache.building(engine.model_sha256, wanted, progress) as waited:
+        if waited and (runner := open_kept()) is not None:
+            return runner
+        plan = compiler.compile(engine.model(), spec, _named(progress, engine, wanted))
+        cache.store(engine.model_sha256, wanted, plan.data)
     return _open_checked(open_plan, plan.data, engine.card, "the rebuilt plan")
 
 
-def explain_misfit(engine: Engine, wanted: str) -> str:
-    """Why none of an engine's plans is the one wanted, in one sentence per plan."""
+def _check_described(engine: Engine, plan: str) -> None:
+    """Refuse a plan that took the place of the one that the receipt tells of."""
+    build = build_of(engine.receipt, plan)
+    stated = None if build is None else build.plan_sha256
+    if stated is not None and stated != engine.plan_sha256(plan):
+        raise EngineError(
+            f"{engine.path}: plan {plan} cannot be loaded: its SHA-256 is "
+            f"{engine.plan_sha256(plan)[:16]}..., and the receipt tells of one of "
+            f"{stated[:16]}...; it comes from another file. Build it again: boxwright build "
+            f"{engine.path}"
+        )
+
+
+def _named(progress: ProgressCallback, engine: Engine, wanted: str) -> ProgressCallback:
+    """Progress that says why there is something to wait for."""
+    reason = _why_rebuilt(engine, wanted)
+
+    def named(stage: str, done: int, total: int | None) -> None:
+        progress(f"rebuild, {reason}: {stage}", done, total)
+
+    return named
+
+
+def _why_rebuilt(engine: Engine, wanted: str) -> str:
+    """In few words, what sets this machine apart from those the engine has plans for."""
     here = Fingerprint.parse(wanted)
+    others = [other for plan in engine.plans if (other := Fingerprint.parse(plan))]
+    if here is None or not others:
+        return "the engine has no plan"
+    nearest = min((here.differing(other) for other in others), key=len)
+    return f"the plan is of another {' and '.join(nearest)}"
+
+
+def _command(engine: Engine, spec: BuildSpec, backend: str) -> str:
+    words = ["boxwright", "build", str(engine.path), "--backend", backend]
+    if spec.precision != "fp32":
+        words += ["--precision", spec.precision]
+    return shlex.join(words)
+
+
+def explain_misfit(backend: Compiler | Backend, engine: Engine, spec: BuildSpec) -> str:
+    """Why none of an engine's plans runs as `spec` here, in one sentence per plan."""
     reasons = []
-    for present in engine.plans:
-        other = Fingerprint.parse(present)
-        known = here.differences(other) if here and other else ""
-        reasons.append(f"{present} differs in: {known or 'its form'}")
+    for plan in engine.plans:
+        why = misfit(backend, plan, spec)
+        form = why in (None, "its fingerprint is of another form")
+        reasons.append(f"{plan} differs in: its form" if form else f"{plan} differs in: {why}")
     held = "; ".join(reasons) or "it holds none"
     return (
-        f"{engine.path} holds no plan for this machine, so one is built from its model. "
-        f"Wanted: {wanted}. Present: {held}."
+        f"{engine.path} holds no plan for this machine. "
+        f"Wanted: {backend.fingerprint(spec)}. Present: {held}."
     )
+
+
+def fit(
+    plan_text: str, device: str = "auto", options: Mapping[str, Any] | None = None
+) -> str | None:
+    """Why a plan would be rebuilt on this machine, or ``None`` where it runs as it is.
+
+    Args:
+        plan_text: The plan's fingerprint, as :attr:`Engine.plans` lists it. It may come from
+            a file, so any text is answered and none raises.
+        device: What to run on; as in :class:`~boxwright.backends.base.BuildSpec`.
+        options: What the plan was built with, likewise.
+    """
+    built = Fingerprint.parse(plan_text)
+    if built is None:
+        return "its fingerprint is of another form"
+    try:
+        backend = registry.get(built.backend)
+        if (reason := backend.unavailable()) is not None:
+            return f"{built.backend} cannot work here: {reason}"
+        return misfit(backend, plan_text, built.spec(device, options))
+    except (BoxwrightError, ValueError) as error:
+        return str(error)
 
 
 def check_contract(

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxwright.closing import Closing
 from boxwright.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
     from boxwright.backends.base import Tensors, TensorSpec
 
 
-class CheckedRunner(abc.ABC):
+class CheckedRunner(Closing, abc.ABC):
     """A :class:`~boxwright.backends.base.Runner` but for the running itself.
 
     Args:
@@ -60,17 +60,6 @@ class CheckedRunner(abc.ABC):
         if not self._closed:
             self._closed = True
             self._free()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @abc.abstractmethod
     def _run(self, feed: Tensors) -> Tensors:

@@ -62,7 +62,18 @@ _FRACTION = Number(0, 1)
 @click.option("--agnostic", is_flag=True, help="Suppress across classes too.")
 @click.option("--max", "max_", type=click.IntRange(1), help="At most this many boxes an image.")
 @click.option("--batch", type=click.IntRange(1), help="Images run at once.")
-@click.option("--backend", help="Runtime to use.  [default: the engine's own]")
+@click.option("--backend", help="Runtime to use.  [default: one the engine has a plan for]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Precision to run.  [default: one the engine has a plan for]",
+)
+@click.option(
+    "--rebuild/--no-rebuild",
+    default=True,
+    show_default=True,
+    help="Build a plan where the engine has none that fits this machine.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many images.")
 @click.option(
     "--resume/--no-resume",
@@ -122,17 +133,21 @@ def command(
 def _detector(settings: Settings, engine: Path, options: dict[str, Any]) -> Detector:
     from boxwright.detector import Detector
 
-    return Detector(
-        engine,
-        backend=options["backend"],
-        device=settings.device,
-        score_threshold=options["score"],
-        iou_threshold=options["iou"],
-        class_agnostic=True if options["agnostic"] else None,
-        classes=options["classes"] or None,
-        max_detections=options["max_"],
-        batch_size=options["batch"],
-    )
+    with progress(settings) as report:
+        return Detector(
+            engine,
+            backend=options["backend"],
+            precision=options["precision"],
+            rebuild=options["rebuild"],
+            progress=report,
+            device=settings.device,
+            score_threshold=options["score"],
+            iou_threshold=options["iou"],
+            class_agnostic=True if options["agnostic"] else None,
+            classes=options["classes"] or None,
+            max_detections=options["max_"],
+            batch_size=options["batch"],
+        )
 
 
 def _writer(
@@ -219,7 +234,7 @@ class _Report:
         if summary.all_failed:
             click.echo(f"error: {_NONE_READ}", err=True)
             return
-        parts = [f"{summary.done} images", f"{summary.detections} objects"]
+        parts = [_count(summary.done, "image"), _count(summary.detections, "object")]
         if summary.resumed:
             parts.append(f"{summary.resumed} done before")
         if summary.failed:
@@ -230,3 +245,7 @@ class _Report:
 
 
 _NONE_READ = "none of the images could be read"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -36,6 +36,11 @@ VERBS = {
     "import": ("boxwright.cli.import_", "Turn trained weights into one ONNX model."),
     "inspect": ("boxwright.cli.inspect", "Show what a model or an engine holds."),
     "build": ("boxwright.cli.build", "Build an engine from a model."),
+    "plans": (
+        "boxwright.cli.plans",
+        "List an engine's plans; add those of another engine, or drop some.",
+    ),
+    "export": ("boxwright.cli.export", "Give an engine out in another program's format."),
     "detect": ("boxwright.cli.detect", "Detect objects in images."),
     "verify": ("boxwright.cli.verify", "Measure how far a model or engine is from a reference."),
     "eval": ("boxwright.cli.eval", "Measure accuracy on labelled images."),

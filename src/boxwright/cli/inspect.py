@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from boxwright.cli.common import Settings, Verb, show
+from boxwright.cli.plans import plan_list, render_plans
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -113,43 +114,8 @@ def _content(subject: _Subject, costs: ModelCost, layers: bool, device: str) -> 
         ]
     if subject.engine is not None:
         content["receipt"] = subject.engine.receipt
-        content["plans"] = _plans(subject.engine, device)
+        content["plans"] = plan_list(subject.engine, device)
     return content
-
-
-def _plans(engine: Engine, device: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "fingerprint": plan,
-            "bytes": engine.plan_size(plan),
-            "fits": (reason := _unfit(engine, plan, device)) is None,
-            "reason": reason,
-        }
-        for plan in engine.plans
-    ]
-
-
-def _unfit(engine: Engine, plan: str, device: str) -> str | None:
-    """Why a plan would be rebuilt on this machine, or ``None`` where it runs as it is."""
-    from boxwright.backends import get, spec_of
-    from boxwright.backends.options import make_spec
-    from boxwright.backends.plans import Fingerprint
-    from boxwright.errors import BoxwrightError
-
-    built = Fingerprint.parse(plan)
-    if built is None:
-        return "its fingerprint is of another form"
-    try:
-        backend = get(built.backend)
-        if (reason := backend.unavailable()) is not None:
-            return f"{built.backend} cannot work here: {reason}"
-        low, usual, high = (int(number) for number in built.batch.removeprefix("b").split("-"))
-        _, kept = spec_of(engine, backend=built.backend)
-        spec = make_spec(built.asked_precision, (low, usual, high), device, kept.options)
-        here = Fingerprint.parse(backend.fingerprint(spec))
-    except (BoxwrightError, ValueError) as error:
-        return str(error)
-    return (here.differences(built) or None) if here else "this backend's plans cannot be compared"
 
 
 def _tensors(values: Any) -> list[dict[str, Any]]:
@@ -211,19 +177,11 @@ def _render(subject: _Subject, costs: ModelCost, content: dict[str, Any], layers
         ]
     )
     if subject.engine is not None:
-        heading("Plans")
-        table(
-            ("plan", "size", "fits this machine"),
-            [
-                (p["fingerprint"], human_size(p["bytes"]), "yes" if p["fits"] else p["reason"])
-                for p in content["plans"]
-            ],
-            right=("size",),
-        )
+        render_plans(content["plans"])
         _render_evidence(subject.engine)
         heading("Receipt")
         # The sources and the evidence stand above already.
-        shown = {"sources", "measured", *SECTIONS}
+        shown = {"sources", "measured", "plans", *SECTIONS}
         facts(_flatten({k: v for k, v in subject.engine.receipt.items() if k not in shown}))
     if layers:
         heading("Layers")

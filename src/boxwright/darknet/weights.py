@@ -11,12 +11,12 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.closing import Closing
 from boxwright.darknet.layers import BatchNorm, Connected, Convolutional, Layer, Local, Shortcut
 from boxwright.darknet.network import Network
 from boxwright.errors import WeightsError
@@ -41,7 +41,7 @@ class Affine:
     biases: Floats
 
 
-class WeightsReader:
+class WeightsReader(Closing):
     """A weights file opened for one network; read the layers in order.
 
     The file's length is compared with what the network needs before anything is read.
@@ -54,7 +54,7 @@ class WeightsReader:
     def __init__(self, path: str | Path, network: Network) -> None:
         self.path = Path(path)
         try:
-            # Closed by __exit__; the reader itself is the context manager.
+            # Closed by `close`; the reader itself is the context manager.
             self._stream: BinaryIO = open_regular(path)
         except OSError as error:
             raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
@@ -107,15 +107,8 @@ class WeightsReader:
             "or those of another cfg"
         )
 
-    def __enter__(self) -> WeightsReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._stream.close()
 
     def convolutional(self, layer: Convolutional) -> Affine:

@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 from boxwright.errors import InputError
 from boxwright.extras import require
-from boxwright.files import human_size
+from boxwright.files import human_size, open_regular
 
 MAX_JSON_BYTES = 1 << 30
 """COCO's own training annotations are 450 MB; parsed, a file takes some five times its size."""
@@ -39,7 +39,7 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path} must be a file with {what}, but it is none")
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(limit + 1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

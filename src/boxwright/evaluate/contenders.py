@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from boxwright.boxes import cxcywh_to_xyxy
+from boxwright.closing import Closing
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.images import import_cv2
 from boxwright.model import BOXES, IMAGES, SCORES, Model
@@ -109,25 +109,7 @@ class Contender(Protocol):
         ...
 
 
-class _Closing:
-    """Makes a contender a context manager."""
-
-    def close(self) -> None:
-        """Free what it holds; nothing by default."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class RunnerContender(_Closing):
+class RunnerContender(Closing):
     """A loaded engine or model.
 
     Args:
@@ -173,7 +155,7 @@ class RunnerContender(_Closing):
         self._runner.close()
 
 
-class BareOnnxRuntime(_Closing):
+class BareOnnxRuntime(Closing):
     """An ONNX Runtime session on the very plan, called as its own documentation does.
 
     What a runner of ours costs more than this is our overhead.
@@ -215,7 +197,7 @@ class BareOnnxRuntime(_Closing):
         self._session = None
 
 
-class OpenCvDnn(_Closing):
+class OpenCvDnn(Closing):
     """OpenCV's own Darknet importer and CPU kernels, called as its documentation does.
 
     Its network time holds ``blobFromImages``, which does what the first nodes of our
@@ -361,8 +343,7 @@ def _load(
 ) -> RunnerContender:
     from boxwright import backends
 
-    built_for, precision = _built_as(opened)
-    chosen = backend or built_for
+    chosen, precision = _runs_as(opened, backend, device)
     option = _THREAD_OPTIONS.get(chosen)
     if chosen == "openvino" and device not in ("auto", "cpu"):
         option = None  # a GPU has no threads to be told
@@ -393,6 +374,7 @@ def _bare(
     from boxwright.backends import get, spec_of
     from boxwright.backends.onnxruntime import OnnxRuntimeBackend
     from boxwright.backends.options import make_spec
+    from boxwright.backends.selection import choose
 
     if device not in ("auto", "cpu"):
         raise InputError(f"the bare session runs on the CPU, got device {device!r}")
@@ -404,28 +386,26 @@ def _bare(
         return BareOpenVino(_portable(subject), threads, precision)
     backend = get("onnxruntime")
     assert isinstance(backend, OnnxRuntimeBackend)  # noqa: S101 - ours cannot be replaced
-    built_for, precision = _built_as(subject)
-    if isinstance(subject, Model) or built_for != backend.name:
+    choice = None if isinstance(subject, Model) else choose(subject, device="cpu")
+    if isinstance(subject, Model) or choice is None or choice.backend != backend.name:
         spec = make_spec("fp32", (1, 1, 16), "cpu", {})
         plan = backend.compile(_portable(subject), spec).data
         return BareOnnxRuntime(plan, subject.card, threads, "fp32")
-    record = subject.receipt["build"]
-    spec = make_spec(precision, tuple(record["batch"]), "cpu", {})
-    fingerprint = backend.fingerprint(spec)
-    if fingerprint in subject.plans:
-        plan = subject.plan_bytes(fingerprint)
+    if choice.plan is not None:
+        plan = subject.plan_bytes(choice.plan)
     else:
-        plan = backend.compile(subject.model(), spec).data
-    return BareOnnxRuntime(plan, subject.card, threads, precision)
+        plan = backend.compile(subject.model(), choice.spec).data
+    return BareOnnxRuntime(plan, subject.card, threads, choice.spec.precision)
 
 
-def _built_as(opened: Opened) -> tuple[str, str]:
-    """Backend and precision; `backends.load` refuses a receipt that does not say."""
+def _runs_as(opened: Opened, backend: str | None, device: str) -> tuple[str, str]:
+    """Backend and precision that `backends.load` takes, or refuses."""
     if isinstance(opened, Model):
-        return "onnxruntime", "fp32"
-    record = opened.receipt.get("build")
-    record = record if isinstance(record, dict) else {}
-    return str(record.get("backend", "")), str(record.get("precision", ""))
+        return backend or "onnxruntime", "fp32"
+    from boxwright.backends.selection import choose
+
+    choice = choose(opened, backend, device=device)
+    return choice.backend, choice.spec.precision
 
 
 def _portable(opened: Opened) -> Model:

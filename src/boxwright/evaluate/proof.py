@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from boxwright import backends
 from boxwright.evaluate.consistency import ConsistencyCheck, check_consistency, noise_images
 from boxwright.evaluate.parity import compare
+from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from boxwright.evaluate.parity_report import ParityReport
     from boxwright.evaluate.subject import Comparable
     from boxwright.evaluate.tolerances import Tolerances
-    from boxwright.model import Model
 
 Pixels = NDArray[np.uint8]
 
@@ -109,14 +109,16 @@ def consistency_of(
     filling = noise_images(missing, height, width, seed=seed)
     batch = np.stack([*given[:_CONSISTENCY_IMAGES], *filling])
     with backends.load(subject, backend=backend, device=device) as runner:
-        return check_consistency(runner, batch, precision_of(subject))
+        return check_consistency(runner, batch, precision_of(subject, backend, device))
 
 
-def precision_of(subject: Engine | Model) -> str:
-    """The precision an engine's receipt says it was built with; a bare model's is fp32."""
-    build = getattr(subject, "receipt", {}).get("build", {})
-    precision = build.get("precision") if isinstance(build, dict) else None
-    return precision if precision in ("fp32", "fp16", "int8") else "fp32"
+def precision_of(subject: Engine | Model, backend: str | None = None, device: str = "auto") -> str:
+    """The precision of the engine's build that runs here; a bare model's is fp32."""
+    if isinstance(subject, Model):
+        return "fp32"
+    from boxwright.backends.selection import choose
+
+    return choose(subject, backend, device=device).spec.precision
 
 
 def pixels_digest(pixels: Pixels | None) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxwright.closing import Closing
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.extras import require
 from boxwright.model import BOXES, IMAGES, SCORES
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Operator = Callable[[Any, "NodeProto", list[Any], dict[str, Any]], Any]
 
 
-class TorchPeer:
+class TorchPeer(Closing):
     """One contender of a benchmark (see `boxwright.evaluate.contenders`).
 
     Args:
@@ -116,12 +117,6 @@ class TorchPeer:
     def close(self) -> None:
         """Let the weights go."""
         self._constants = {}
-
-    def __enter__(self) -> TorchPeer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _in_float32(node: NodeProto) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright.backends.selection import choose
+from boxwright.builds import receipt_of
 from boxwright.engine import Engine, is_engine_file
 from boxwright.errors import InputError
 from boxwright.evaluate.diagnosis import diagnose
@@ -16,6 +18,8 @@ from boxwright.model import Model
 from boxwright.receipt import add_evidence, differences
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from boxwright.card import ModelCard
     from boxwright.evaluate.subject import Comparable
     from boxwright.evaluate.tolerances import Tolerances
@@ -131,7 +135,8 @@ def verify(request: Request, progress: ProgressCallback) -> Verification:
         InputError: A file or an image is at fault, or ``again`` finds nothing to repeat.
     """
     subject = _open(request.subject)
-    earlier = _earlier(subject) if request.again else None
+    build = _build_that_runs(request, subject)
+    earlier = _earlier(subject, build) if request.again else None
     reference, reference_backend = _reference(request, subject)
     sample = _sample(request)
     pixels = _pixels(sample, subject.card)
@@ -139,7 +144,7 @@ def verify(request: Request, progress: ProgressCallback) -> Verification:
     if earlier is not None and earlier["verified"][0].get("pixels_sha256") != digest:
         raise InputError(
             f"{request.subject}: its receipt was measured on other images; repeat it with "
-            f"{_command_of(subject)}"
+            f"{_command_of(earlier)}"
         )
     proof = prove(
         subject,
@@ -159,7 +164,7 @@ def verify(request: Request, progress: ProgressCallback) -> Verification:
     changes = None if earlier is None else differences(_common(earlier, sections), sections)
     kept = False
     if request.keep and not request.again and isinstance(subject, Engine):
-        add_evidence(subject, sections, request.command)
+        add_evidence(subject, sections, request.command, build)
         kept = True
     return Verification(proof, accuracy, changes, kept)
 
@@ -186,16 +191,23 @@ def _open(path: Path) -> Engine | Model:
     return Model.load(path)
 
 
-def _earlier(subject: Engine | Model) -> dict[str, Any]:
-    receipt = subject.receipt if isinstance(subject, Engine) else {}
+def _build_that_runs(request: Request, subject: Engine | Model) -> str | None:
+    """Whose evidence it will be: of an engine's builds, the one that runs here."""
+    if isinstance(subject, Model):
+        return None
+    return choose(subject, request.backend, device=request.device).build
+
+
+def _earlier(subject: Engine | Model, build: str | None) -> dict[str, Any]:
+    receipt = receipt_of(subject.receipt, build) if isinstance(subject, Engine) else {}
     reports = receipt.get("verified")
     if not (isinstance(reports, list) and reports and isinstance(reports[0], dict)):
         raise InputError("its receipt has nothing to verify again; run verify without --again")
     return receipt
 
 
-def _command_of(subject: Engine | Model) -> str:
-    measured = subject.receipt.get("measured") if isinstance(subject, Engine) else None
+def _command_of(receipt: Mapping[str, Any]) -> str:
+    measured = receipt.get("measured")
     stamp = measured.get("verified") if isinstance(measured, dict) else None
     return str(stamp.get("command")) if isinstance(stamp, dict) else "the images of that time"
 

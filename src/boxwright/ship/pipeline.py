@@ -18,7 +18,7 @@ from typing import Any
 
 from boxwright._version import __version__
 from boxwright.environment import describe_environment
-from boxwright.files import sha256_file
+from boxwright.files import read_regular, sha256_file
 from boxwright.progress import ProgressCallback, silent
 from boxwright.ship import sealing
 from boxwright.ship.overall import Overall
@@ -257,7 +257,7 @@ def _folder(work: Work, name: str) -> Mapping[str, Callable[[], str]]:
 
     def digest() -> str:
         index = work.folder / name / "pictures.json"
-        listed = [side[1] for item in json.loads(index.read_bytes()) for side in item["sides"]]
+        listed = [side[1] for item in json.loads(read_regular(index)) for side in item["sides"]]
         return sha256_of_files([index, *(index.with_name(file) for file in listed)])
 
     def guarded() -> str:

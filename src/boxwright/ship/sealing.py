@@ -12,7 +12,7 @@ from boxwright.evaluate.drop import without_curves
 from boxwright.evaluate.report import pictures
 from boxwright.evaluate.report.evidence import BuiltFile, Evidence
 from boxwright.evaluate.report.html import write_report
-from boxwright.files import sha256_file, write_text
+from boxwright.files import read_regular, sha256_file, write_text
 from boxwright.receipt import SECTIONS, add_evidence
 from boxwright.ship.summary import ShipResult, judge_budgets, judge_evidence, summarise
 
@@ -59,7 +59,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 def _evidence(work: Work) -> dict[str, dict[str, Any]]:
     names = [name for name in EVIDENCE if work.dataset is not None or name != "accuracy"]
-    return {name: json.loads(work.evidence(name).read_bytes()) for name in names}
+    return {name: json.loads(read_regular(work.evidence(name))) for name in names}
 
 
 def _summary(work: Work, found: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright.engine import Engine
 from boxwright.errors import InputError
-from boxwright.files import sha256_file, write_text
+from boxwright.files import read_regular, sha256_file, write_text
 
 if TYPE_CHECKING:
     from typing import IO
@@ -68,10 +68,17 @@ class StageRecord:
 
 @dataclass
 class State:
-    """The state file of a folder. Use :meth:`open`."""
+    """The state file of a folder. Use :meth:`open`.
+
+    Attributes:
+        path: The file.
+        stages: What is done, by name.
+        files: What ships into this folder write; ``None`` where an older state does not say.
+    """
 
     path: Path
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: set[str] | None = field(default_factory=set)
 
     @classmethod
     def open(cls, folder: Path) -> State:
@@ -84,7 +91,7 @@ class State:
         if not path.exists():
             return cls(path)
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_regular(path))
             schema, stages = content["boxwright_ship"], content["stages"]
             sound = isinstance(stages, dict) and all(map(_is_record, stages.values()))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -92,7 +99,13 @@ class State:
                 f"{path} is not the state of a ship; name another folder, or delete it"
             ) from error
         # What another version of Boxwright made is made again.
-        return cls(path, stages if schema == STATE_SCHEMA and sound else {})
+        files = content.get("files")
+        listed = isinstance(files, list) and all(isinstance(name, str) for name in files)
+        return cls(
+            path,
+            stages if schema == STATE_SCHEMA and sound else {},
+            set(files) if listed else None,
+        )
 
     def why_not_done(self, stage: Stage, inputs: Inputs) -> str | None:
         """Why a stage has to run: ``None`` if it has not, empty if it never did."""
@@ -115,6 +128,24 @@ class State:
         if known:
             self._write()
 
+    def claim(self, stage: Stage) -> None:
+        """Write down which files a stage is about to write, before it does.
+
+        Raises:
+            InputError: One is there already, and no run into this folder wrote it.
+        """
+        if self.files is None:
+            return
+        for name in stage.outputs:
+            place = self.path.parent / name
+            if name not in self.files and place.is_file():
+                raise InputError(
+                    f"{place} would be written, and is a file that no ship wrote: move it, or "
+                    "name another folder with -o"
+                )
+        self.files.update(stage.outputs)
+        self._write()
+
     def keep(self, stage: Stage, inputs: Inputs, seconds: float) -> None:
         """Write down that a stage is done, with the hash of each of its outputs."""
         self.stages[stage.name] = {
@@ -126,7 +157,9 @@ class State:
         self._write()
 
     def _write(self) -> None:
-        content = {"boxwright_ship": STATE_SCHEMA, "stages": self.stages}
+        content: dict[str, Any] = {"boxwright_ship": STATE_SCHEMA, "stages": self.stages}
+        if self.files is not None:
+            content["files"] = sorted(self.files)
         write_text(self.path, json.dumps(content, indent=2, ensure_ascii=True) + "\n")
 
 
@@ -146,7 +179,8 @@ def run_stages(
         on_start: Called before each stage that runs, with its index and why it is redone.
 
     Raises:
-        InputError: The state file is another program's.
+        InputError: The state file is another program's, or an output would replace a file
+            that is not of a ship.
     """
     state = State.open(folder)
     if restart:
@@ -162,6 +196,7 @@ def run_stages(
         on_start(index, why)
         # While its outputs are being replaced, they are nobody's.
         state.forget([stage.name])
+        state.claim(stage)
         started = time.perf_counter()
         stage.run()
         seconds = time.perf_counter() - started

@@ -202,3 +202,14 @@ def test_no_receipt_is_too_strange_for_a_page(junk: Any, tmp_path: Path) -> None
     for place in _leaves(receipt):
         evidence = of_receipt(whole, _replaced(receipt, place, junk))
         assert Page(render(evidence)).open == [], place
+
+
+def test_a_page_of_several_plans_names_them_all(tmp_path: Path) -> None:
+    one = {"build": {"backend": "b", "fingerprint": "one"}, "created": "then"}
+    added = {HOSTILE: {"build": {}, "created": "now", "speed": {}}, "odd": 3}
+    engine = Engine.write(tmp_path / "a.bw", make_model(), {**one, "plans": added}, {})
+    page = Page(render(of_engine(engine.path)))
+    assert "All 2 plans" in page.text
+    assert HOSTILE in page.text
+    alone = Engine.write(tmp_path / "b.bw", make_model(), one, {})
+    assert not re.search(r"All \d+ plans", Page(render(of_engine(alone.path))).text)

@@ -31,7 +31,7 @@ from boxwright.backends.plans import (
     load_engine,
 )
 from boxwright.environment import cpu_architecture, cpu_features
-from boxwright.errors import BackendUnavailableError, BuildError, EngineError, ModelError
+from boxwright.errors import BackendUnavailableError, BuildError, EngineError
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
 
@@ -164,11 +164,6 @@ def _check_precision(spec: BuildSpec) -> None:
 
 
 def _serialise(model: Model, *, lower: bool) -> tuple[bytes, int]:
-    if any(
-        tensor.data_location == onnx.TensorProto.EXTERNAL
-        for tensor in model.proto.graph.initializer
-    ):
-        raise ModelError("the model keeps weights in other files; it must be one file")
     proto, mish = lower_mish(model.proto) if lower else (model.proto, 0)
     return proto.SerializeToString(), mish
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from boxwright.builds import builds
 from boxwright.evaluate.report.access import mapping, real, whole
 from boxwright.evaluate.report.evidence import Evidence
 from boxwright.evaluate.report.layout import section
 from boxwright.evaluate.report.markup import Html, el, facts, fold, table
 from boxwright.evaluate.report.numbers import duration
 from boxwright.files import human_size
+from boxwright.receipt import SECTIONS
 
 
 def render(evidence: Evidence) -> Html:
@@ -23,6 +25,7 @@ def render(evidence: Evidence) -> Html:
         _files([(f.name, f.size, f.sha256) for f in evidence.card.source_files]),
         _made(evidence),
         _layers(evidence.receipt),
+        _plans(evidence.receipt),
         _transforms(evidence),
         _classes(evidence.card.class_names),
     )
@@ -82,6 +85,23 @@ def _layers(receipt: Any) -> Html | None:
         f"What each layer really runs in: {totals}",
         table(("precision", "operator", "nodes"), rows, numbers=("nodes",)),
     )
+
+
+def _plans(receipt: Any) -> Html | None:
+    """Where there are several plans, each: what stands above is about one of them."""
+    found = [build for build in builds(receipt) if build.fingerprint]
+    if len(found) < 2:
+        return None
+    rows = [
+        (
+            build.fingerprint,
+            build.record.get("created"),
+            ", ".join(name for name in SECTIONS if name in build.record) or "–",
+            "this page" if build.key is None else "",
+        )
+        for build in reversed(found)
+    ]
+    return fold(f"All {len(found)} plans", table(("plan", "built", "measured", "about"), rows))
 
 
 def _transforms(evidence: Evidence) -> Html | None:

@@ -138,9 +138,11 @@ def of_engine(path: Path) -> Evidence:
     """The evidence that an engine's own receipt holds.
 
     Raises:
-        EngineError: The file is missing or damaged.
+        EngineError: The file is missing, or its model is damaged.
     """
     engine = Engine.open(path)
+    # A page of evidence must not be about a file whose model is no longer the one proven.
+    engine.verify_model()
     built = BuiltFile(path.name, path.stat().st_size, sha256_file(path))
     return of_receipt(Evidence(engine.card, {}, path.name, (built,)), engine.receipt)
 

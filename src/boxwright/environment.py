@@ -43,6 +43,7 @@ def describe_environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "governor": _first_line(_GOVERNOR),
+        "gpus": list(gpus()) or None,
         "python": platform.python_version(),
         "libraries": library_versions(),
         "boxwright": __version__,
@@ -82,6 +83,17 @@ def cpu_features() -> tuple[str, ...]:
     names = listed.split() if listed else _features_by_numpy()
     present = {name.lower().replace("_", "") for name in names}
     return tuple(name for name in CPU_FEATURES if name in present)
+
+
+@functools.cache
+def gpus() -> tuple[str, ...]:
+    """NVIDIA GPUs of this machine, each with its driver: ``NVIDIA H200, driver 580.159.04``."""
+    from boxwright.nvml import describe_gpus
+
+    return tuple(
+        f"{facts.get('name', 'unknown GPU')}, driver {facts.get('driver', 'unknown')}"
+        for facts in describe_gpus()
+    )
 
 
 def cpu_architecture() -> str:

@@ -31,7 +31,7 @@ SECTIONS = ("verified", "consistency", "accuracy", "accuracy_drop", "speed")
 """The sections that checks add."""
 
 # What makes a machine another one, for numbers that were measured on it.
-_MACHINE = ("system", "machine", "cpu", "usable_cores", "python", "libraries")
+_MACHINE = ("system", "machine", "cpu", "usable_cores", "gpus", "python", "libraries")
 
 # Findings that change from run to run: when, where and how fast.
 _PASSING = frozenset({"created", "seconds", "timing", "measured", "speed", "environment"})

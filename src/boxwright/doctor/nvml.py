@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from boxwright.evaluate import gpu
+from boxwright import nvml as gpu
 
 # nvmlReturn_t in NVIDIA's nvml.h.
 NVML_SUCCESS = 0

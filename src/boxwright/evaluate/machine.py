@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from boxwright import nvml as gpu
 from boxwright.environment import describe_environment, usable_cores
-from boxwright.evaluate import gpu
 
 # Above these the machine is called noisy: where they are exceeded, a difference of a few
 # per cent between two contenders may be the machine's.
@@ -41,7 +41,7 @@ class Snapshot:
         frequency_mhz: Mean over the processors.
         governors: Of cpufreq, each once.
         throttled: How often cgroup or temperature limits held this machine back.
-        gpus: As `boxwright.evaluate.gpu` describes them.
+        gpus: As `boxwright.nvml` describes them.
     """
 
     seconds: float

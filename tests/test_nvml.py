@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boxwright.evaluate import gpu
+from boxwright import nvml as gpu
 from boxwright.evaluate.machine import EnergyMeter
 
 NOT_SUPPORTED = 3

@@ -27,6 +27,7 @@ CPU_FEATURES = (
 _LIBRARIES = (
     *("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("opencv-python-headless", "pillow"),
+    *("tensorrt", "tensorrt-rtx", "cuda-core", "cuda-bindings"),
 )
 _CPUINFO = Path("/proc/cpuinfo")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

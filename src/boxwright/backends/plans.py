@@ -268,11 +268,12 @@ def load_engine(
     if plan is not None:
         _check_described(engine, plan)
         origin = f"{engine.path}: plan {plan}"
+        data = engine.plan_bytes(plan)
         try:
-            return _open_checked(open_plan, engine.plan_bytes(plan), engine.card, origin)
+            return _open_checked(open_plan, data, engine.card, origin)
         except EngineError as error:
             # Of this very fingerprint it should run; one said to fit besides may turn out not to.
-            if plan == wanted or isinstance(error, NoPlanError):
+            if plan == wanted:
                 raise
             why = f" ({error})"
     # The cache is looked up by the model's hash: make sure that this is the model's hash.

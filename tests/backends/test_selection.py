@@ -267,6 +267,27 @@ def test_a_plan_of_another_machine_is_rebuilt_with_the_reason(
     assert not caplog.records
 
 
+def test_the_command_that_is_named_builds_what_is_missing(
+    engine: Engine, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shlex
+
+    from click.testing import CliRunner
+
+    from boxwright.cli.group import cli
+
+    machine("sm87")
+    both = backends.build(engine, precision="fp16", batch=(1, 2, 4), output=engine.path)
+    machine("sm86")
+    backends.load(both, precision="fp16").close()
+    (message,) = [record.getMessage() for record in caplog.records]
+    program, *words = shlex.split(message.partition("to have it in the file: ")[2])
+    assert program == "boxwright"
+    done = CliRunner().invoke(cli, words, prog_name=program)
+    assert done.exit_code == 0, done.output
+    assert "fake_1_sm86_fp16_b1-2-4" in Engine.open(engine.path).plans
+
+
 def test_nothing_is_compiled_where_nothing_may_be(
     engine: Engine, machine: Machine, log: Path, tmp_path: Path
 ) -> None:

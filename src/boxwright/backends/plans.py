@@ -358,8 +358,12 @@ def _why_rebuilt(engine: Engine, wanted: str) -> str:
 
 def _command(engine: Engine, spec: BuildSpec, backend: str) -> str:
     words = ["boxwright", "build", str(engine.path), "--backend", backend]
-    if spec.precision != "fp32":
+    # What differs from the build at the top has to be said.
+    made_by = builds(engine.receipt)[-1].facts
+    if spec.precision != made_by.get("precision"):
         words += ["--precision", spec.precision]
+    if list(spec.batch) != made_by.get("batch"):
+        words += ["--batch", ":".join(map(str, spec.batch))]
     return shlex.join(words)
 
 

@@ -46,8 +46,9 @@ class Bare:
     """What NVIDIA's samples do: one context, fixed buffers, one graph."""
 
     def __init__(self, plan: bytes, count: int, images: np.ndarray[Any, Any]) -> None:
-        library = load_library("tensorrt")
-        self._engine = LoadedEngine(library, plan)
+        # Makes the GPU current in this thread; nothing of it is measured.
+        self._device = Stream()
+        self._engine = LoadedEngine(load_library("tensorrt"), plan)
         self._context = self._engine.create_context()
         self._stream = checked(driver.cuStreamCreate(1))
         self._context.set_input_shape("images", images.shape)

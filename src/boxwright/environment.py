@@ -24,7 +24,10 @@ CPU_FEATURES = (
     *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
 )
 
-_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "pillow")
+_LIBRARIES = (
+    *("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("opencv-python-headless", "pillow"),
+)
 _CPUINFO = Path("/proc/cpuinfo")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 

@@ -417,7 +417,9 @@ class BackendConformance:
         import boxwright
 
         source = str(Path(boxwright.__file__).parents[1])
-        environment = {**os.environ, "PYTHONPATH": source}
+        # What is on the path already stays: a runtime may have been put there.
+        path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path}
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
             env=environment,

@@ -20,7 +20,7 @@ from boxwright.engine import Engine
 from boxwright.errors import BackendUnavailableError, EngineError, InputError, ModelError
 from tests.models import make_model
 
-BUILT_IN = ("onnxruntime", "reference", "tensorrt", "tensorrt-rtx")
+BUILT_IN = ("onnxruntime", "openvino", "reference", "tensorrt", "tensorrt-rtx")
 
 
 class ThirdParty(ReferenceBackend):
@@ -140,7 +140,7 @@ def test_a_file_that_is_neither_is_refused(
 def test_importing_the_registry_imports_no_runtime() -> None:
     code = (
         "import sys, boxwright.backends as b; b.names();"
-        "print([m for m in ('onnx', 'onnxruntime', 'cv2') if m in sys.modules])"
+        "print([m for m in ('onnx', 'onnxruntime', 'openvino', 'cv2') if m in sys.modules])"
     )
     source = str(Path(boxwright.__file__).parents[1])
     output = subprocess.run(

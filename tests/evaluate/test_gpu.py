@@ -108,7 +108,7 @@ def test_what_is_not_told_is_left_out(library: FakeNvml) -> None:
 def test_no_driver_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with gpu.open_nvml(FakeNvml(failing=("nvmlInit_v2",))) as nvml:
         assert nvml is None
-    monkeypatch.setattr(gpu, "_load", lambda: None)
+    monkeypatch.setattr(gpu, "load_library", lambda: None)
     assert gpu.describe_gpus() == []
 
 

@@ -6,9 +6,6 @@ import pytest
 
 from boxwright import backends
 from tests.backends.conformance import BackendConformance
-from tests.backends.conftest import isolated_cache
-
-__all__ = ["isolated_cache"]
 
 _REASON = backends.available()["tensorrt"]
 

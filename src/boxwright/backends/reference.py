@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from boxwright.backends.base import Tensors
+    from boxwright.backends.capabilities import Capabilities
     from boxwright.model import Model
 
     Array = NDArray[Any]
@@ -43,6 +44,10 @@ class ReferenceBackend:
     def unavailable(self) -> str | None:
         """Always ``None``: numpy is everywhere."""
         return None
+
+    def capabilities(self) -> Capabilities:
+        """Float32 on the CPU."""
+        return {"precisions": ["fp32"], "devices": ["cpu"]}
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """One for all machines, for there is no plan."""

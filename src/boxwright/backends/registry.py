@@ -21,6 +21,7 @@ GROUP = "boxwright.backends"
 
 _BUILT_IN = {
     "onnxruntime": "boxwright.backends.onnxruntime:OnnxRuntimeBackend",
+    "openvino": "boxwright.backends.openvino:OpenVinoBackend",
     "reference": "boxwright.backends.reference:ReferenceBackend",
     "tensorrt": "boxwright.backends.tensorrt:TensorRtBackend",
     "tensorrt-rtx": "boxwright.backends.tensorrt:TensorRtRtxBackend",

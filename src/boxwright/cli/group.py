@@ -46,6 +46,10 @@ VERBS = {
     "eval": ("boxwright.cli.eval", "Measure accuracy on labelled images."),
     "bench": ("boxwright.cli.bench", "Measure how fast a detector is, and where its time goes."),
     "report": ("boxwright.cli.report", "Write an engine's receipt as one HTML file."),
+    "doctor": (
+        "boxwright.cli.doctor",
+        "Say what works on this machine, why not more, and the commands that help.",
+    ),
     "demo": ("boxwright.cli.demo", "Fetch a small detector and see it work."),
 }
 

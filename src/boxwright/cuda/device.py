@@ -58,7 +58,7 @@ class Gpu:
 def unavailable() -> str | None:
     """Why no GPU can be used from this process, or ``None`` when one can."""
     try:
-        count = _count()
+        count = gpu_count()
     except (BackendUnavailableError, MissingExtraError) as error:
         return str(error)
     return None if count else "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES empty?)"
@@ -87,7 +87,7 @@ def find_gpu(device: str) -> Gpu:
         MissingExtraError: NVIDIA's Python bindings are not installed.
     """
     index = device_number(device)
-    count = _count()
+    count = gpu_count()
     if index >= count:
         there = f"there are {count}, numbered from 0" if count else "the driver sees none"
         raise BackendUnavailableError(f"there is no GPU {index}: {there}")
@@ -142,7 +142,13 @@ def checked(result: tuple[Any, ...]) -> Any:
     return values[0] if len(values) == 1 else tuple(values) or None
 
 
-def _count() -> int:
+def gpu_count() -> int:
+    """How many GPUs this process may use.
+
+    Raises:
+        BackendUnavailableError: There is no driver, or it does not start.
+        MissingExtraError: NVIDIA's Python bindings are not installed.
+    """
     return int(checked(driver_api().cuDeviceGetCount()))
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from boxwright.backends.base import Runner, Tensors
     from boxwright.card import ModelCard
     from boxwright.engine import Engine
+    from boxwright.evaluate.bare_openvino import BareOpenVino
     from boxwright.evaluate.torch_peer import TorchPeer
 
 Opened: TypeAlias = "Engine | Model"
@@ -35,7 +36,10 @@ OPENCV = "opencv-dnn"
 TORCH = "torch"
 
 # How each backend is told its number of threads.
-_THREAD_OPTIONS = {"onnxruntime": "intra_op_num_threads"}
+_THREAD_OPTIONS = {
+    "onnxruntime": "intra_op_num_threads",
+    "openvino": "inference_num_threads",
+}
 
 # OpenCV's output rows: cx, cy, w, h, objectness, then one score per class.
 _BEFORE_CLASSES = 5
@@ -290,7 +294,7 @@ def open_contenders(
         first = _load(subject, name, backend, device, threads)
         found: list[Contender] = [stack.enter_context(first)]
         for item in against:
-            other = _open_peer(item, subject, origin, device, threads, cfg)
+            other = _open_peer(item, subject, origin, first.backend, device, threads, cfg)
             stack.enter_context(other)
             if other.name in {one.name for one in found}:
                 raise InputError(f"{other.name} takes part already; name each contender once")
@@ -302,16 +306,17 @@ def _open_peer(
     item: str | Path,
     subject: Opened,
     origin: str | Path | None,
+    backend: str,
     device: str,
     threads: int,
     cfg: str | Path | None,
-) -> RunnerContender | BareOnnxRuntime | OpenCvDnn | TorchPeer:
+) -> RunnerContender | BareOnnxRuntime | BareOpenVino | OpenCvDnn | TorchPeer:
     if item == TORCH:
         from boxwright.evaluate.torch_peer import TorchPeer
 
         return TorchPeer(_portable(subject), device, threads)
     if item == BARE:
-        return _bare(subject, device, threads)
+        return _bare(subject, backend, device, threads)
     if item == OPENCV:
         cfg_path, weights = _find_darknet(subject, origin, cfg)
         return OpenCvDnn(cfg_path, weights, subject.card, threads)
@@ -340,6 +345,8 @@ def _load(
 
     chosen, precision = _runs_as(opened, backend, device)
     option = _THREAD_OPTIONS.get(chosen)
+    if chosen == "openvino" and device not in ("auto", "cpu"):
+        option = None  # a GPU has no threads to be told
     options = {} if option is None else {option: threads}
     runner = backends.load(opened, backend=backend, device=device, options=options)
     if not {BOXES, SCORES} <= {spec.name for spec in runner.outputs}:
@@ -356,15 +363,27 @@ def _load(
     )
 
 
-def _bare(subject: Opened, device: str, threads: int) -> BareOnnxRuntime:
-    """A session of the engine's own plan where it fits, else of one made the same way."""
-    from boxwright.backends import get
+def _bare(
+    subject: Opened, running: str, device: str, threads: int
+) -> BareOnnxRuntime | BareOpenVino:
+    """The runtime that the subject runs on, without Boxwright.
+
+    Of OpenVINO the model as its documentation compiles it; of any other backend a session
+    of ONNX Runtime, on the engine's own plan where it fits, else on one made the same way.
+    """
+    from boxwright.backends import get, spec_of
     from boxwright.backends.onnxruntime import OnnxRuntimeBackend
     from boxwright.backends.options import make_spec
     from boxwright.backends.selection import choose
 
     if device not in ("auto", "cpu"):
         raise InputError(f"the bare session runs on the CPU, got device {device!r}")
+    if running == "openvino":
+        from boxwright.evaluate.bare_openvino import BareOpenVino
+
+        asked = {} if isinstance(subject, Model) else spec_of(subject, backend=running)[1].options
+        precision = str(asked.get("inference_precision", "f32"))
+        return BareOpenVino(_portable(subject), threads, precision)
     backend = get("onnxruntime")
     assert isinstance(backend, OnnxRuntimeBackend)  # noqa: S101 - ours cannot be replaced
     choice = None if isinstance(subject, Model) else choose(subject, device="cpu")

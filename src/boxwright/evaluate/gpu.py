@@ -41,6 +41,49 @@ class Nvml:
     def __init__(self, library: Any) -> None:
         self._library = library
 
+    def start(self) -> int | None:
+        """Initialise the library: its ``nvmlReturn_t``; ``None`` where it has no such function."""
+        try:
+            return int(self._library.nvmlInit_v2())
+        except AttributeError:
+            return None
+
+    def driver_version(self) -> str | None:
+        """The driver's version, such as ``580.65.06``."""
+        return self._text("nvmlSystemGetDriverVersion")
+
+    def cuda_version(self) -> int | None:
+        """Newest CUDA version the driver serves, as 1000 x major + 10 x minor."""
+        return self._number("nvmlSystemGetCudaDriverVersion_v2", ctypes.c_int)
+
+    def compute_capability(self, index: int) -> str | None:
+        """Compute capability, such as ``8.6``."""
+        device, major, minor = self._handle(index), ctypes.c_int(), ctypes.c_int()
+        name = "nvmlDeviceGetCudaComputeCapability"
+        if device and self._call(name, device, ctypes.byref(major), ctypes.byref(minor)):
+            return f"{major.value}.{minor.value}"
+        return None
+
+    def memory_mib(self, index: int, record: Any) -> int | None:
+        """Memory in MiB, read into `record`, an ``nvmlMemory_t``."""
+        device = self._handle(index)
+        if device and self._call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(record)):
+            return int(record.total) >> 20
+        return None
+
+    def mode(self, index: int, name: str) -> bool | None:
+        """Whether a mode is on, by a function that gives one ``nvmlEnableState_t``."""
+        device = self._handle(index)
+        value = self._number(name, ctypes.c_uint, device) if device else None
+        return None if value is None else bool(value)
+
+    def mode_pair(self, index: int, name: str) -> bool | None:
+        """Whether a mode is on, by a function that gives its current and its next state."""
+        device, current, pending = self._handle(index), ctypes.c_uint(), ctypes.c_uint()
+        if device and self._call(name, device, ctypes.byref(current), ctypes.byref(pending)):
+            return bool(current.value)
+        return None
+
     def devices(self) -> list[int]:
         """Numbers of the GPUs this process may see."""
         count = self._number("nvmlDeviceGetCount_v2", ctypes.c_uint)
@@ -56,7 +99,7 @@ class Nvml:
         facts: dict[str, Any] = {
             "index": index,
             "name": self._text("nvmlDeviceGetName", device),
-            "driver": self._text("nvmlSystemGetDriverVersion"),
+            "driver": self.driver_version(),
             "sm_mhz": self._clock("nvmlDeviceGetClockInfo", device, _CLOCK_SM),
             "sm_max_mhz": self._clock("nvmlDeviceGetMaxClockInfo", device, _CLOCK_SM),
             "memory_mhz": self._clock("nvmlDeviceGetClockInfo", device, _CLOCK_MEMORY),
@@ -128,9 +171,9 @@ def open_nvml(library: Any = None) -> Iterator[Nvml | None]:
     Args:
         library: Stands in for the driver's library in tests.
     """
-    found = _load() if library is None else library
+    found = load_library() if library is None else library
     nvml = None if found is None else Nvml(found)
-    if nvml is None or not nvml._call("nvmlInit_v2"):
+    if nvml is None or nvml.start() != _SUCCESS:
         yield None
         return
     try:
@@ -145,9 +188,11 @@ def describe_gpus() -> list[dict[str, Any]]:
         return [] if nvml is None else [nvml.describe(index) for index in nvml.devices()]
 
 
-def _load() -> Any:
+def load_library() -> Any:
+    """NVML through ctypes, not initialised; ``None`` where there is no driver."""
     names = {
-        "linux": ("libnvidia-ml.so.1",),
+        # WSL keeps the driver's libraries where the loader may not look.
+        "linux": ("libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1"),
         "win32": ("nvml.dll",),
     }.get(sys.platform, ())
     for name in names:

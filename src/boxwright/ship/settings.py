@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boxwright.errors import InputError
+from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.extras import require
 
 TARGETS = ("auto", "onnxruntime", "openvino", "tensorrt")
@@ -91,6 +91,7 @@ class ShipSettings:
 
         Raises:
             InputError: With what is wrong and what to do.
+            BackendUnavailableError: The target cannot work on this machine.
             MissingExtraError: Labels were given, and what computes AP is not installed.
         """
         from boxwright import backends
@@ -100,6 +101,9 @@ class ShipSettings:
                 f"target {self.target} is not available in this version of Boxwright; "
                 f"available are auto, {', '.join(n for n in backends.names() if n != 'reference')}"
             )
+        reason = backends.get(self.backend).unavailable()
+        if reason is not None:  # now, not after the import
+            raise BackendUnavailableError(f"target {self.target} cannot work here: {reason}")
         if self.built_precision != "fp32":
             raise InputError(
                 f"precision {self.precision} is not available in this version of Boxwright; "

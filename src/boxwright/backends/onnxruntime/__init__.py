@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from boxwright.backends.base import Tensors
+    from boxwright.backends.capabilities import Capabilities
     from boxwright.engine import Engine
 
 # Raise it when what `compile` writes changes: plans of another number do not fit.
@@ -63,6 +64,12 @@ class OnnxRuntimeBackend:
         except ImportError as error:
             return f"onnxruntime cannot be imported: {error}"
         return None
+
+    def capabilities(self) -> Capabilities:
+        """Float32 on the CPU, and on CUDA where the installed ONNX Runtime was built for it."""
+        providers = import_onnxruntime().get_available_providers()
+        cuda = ["cuda"] if "CUDAExecutionProvider" in providers else []
+        return {"precisions": ["fp32"], "devices": ["cpu", *cuda]}
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """Version, device, precision and batch; on a CPU its instruction sets too.

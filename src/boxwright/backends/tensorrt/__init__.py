@@ -20,7 +20,7 @@ from boxwright.backends.tensorrt.loaded import LoadedEngine
 from boxwright.backends.tensorrt.runner import TensorRtRunner
 from boxwright.backends.tensorrt.settings import Settings, read_settings
 from boxwright.backends.tensorrt.worker import build_isolated
-from boxwright.cuda.device import Gpu, device_number, find_gpu
+from boxwright.cuda.device import Gpu, device_number, find_gpu, gpu_count
 from boxwright.cuda.device import unavailable as gpu_unavailable
 from boxwright.cuda.stream import Stream
 from boxwright.environment import cpu_architecture
@@ -36,6 +36,7 @@ from boxwright.progress import ProgressCallback, silent
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from boxwright.backends.capabilities import Capabilities
     from boxwright.engine import Engine
 
 # Raise it when what `compile` makes of a model changes: plans of another number do not fit.
@@ -59,6 +60,12 @@ class TensorRtBackend:
         except BackendUnavailableError as error:
             return str(error)
         return gpu_unavailable()
+
+    def capabilities(self) -> Capabilities:
+        """What this TensorRT builds, and the GPUs it runs on."""
+        strong = load_library(self.name).strongly_typed_only
+        precisions = ["fp32"] if strong else ["fp32", "fp16", "int8"]
+        return {"precisions": precisions, "devices": [f"cuda:{n}" for n in range(gpu_count())]}
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """Version, GPU, precision and batches, with whatever widens or narrows the plan.
@@ -179,6 +186,17 @@ class TensorRtRtxBackend(TensorRtBackend):
         except BackendUnavailableError as error:
             return str(error)
         return None
+
+    def capabilities(self) -> Capabilities:
+        """As TensorRT's; without a GPU it builds and runs nothing."""
+        reason = gpu_unavailable()
+        if reason is None:
+            return super().capabilities()
+        return {
+            "precisions": ["fp32"],
+            "devices": [],
+            "note": f"builds here, for other machines, and runs nothing: {reason}",
+        }
 
     def _built_for(self, spec: BuildSpec, settings: Settings) -> str:
         device_number(spec.device)

@@ -58,7 +58,8 @@ def read_layers(text: str | None) -> list[EngineLayer]:
     start = text.find("{")
     if text.lstrip()[:1] == "{" or text.startswith("Engine Layer Information:{"):
         try:
-            return list(_from_json(json.loads(text[start:])))
+            # TensorRT 8.6 leaves control characters in its strings.
+            return list(_from_json(json.loads(text[start:], strict=False)))
         except (ValueError, RecursionError):
             return []
     return list(_from_text(text))

@@ -1,14 +1,15 @@
 """TensorRT engines beside ONNX Runtime (what they compute) and a bare loop (how fast).
 
 python benchmarks/tensorrt_engines.py A.weights [B.weights ...] --images FOLDER
-    [--annotations FILE] [--precision fp32,fp16] [--batch 1,8,32] [--level N] [--output FILE]
+    [--annotations FILE] [--precision fp32,tf32,fp16] [--batch 1,8,32] [--level N] [--output FILE]
 
 Needs a GPU. The cfg and ``coco.names`` of each are looked for beside its weights.
 
 Parity is measured on the same uint8 pixels: the images, resized as the model's card says.
-The bare loop is a CUDA graph of one ``execute_async_v3`` on buffers made with cuda-bindings,
-launched and waited for; ours is ``TensorRtRunner.bind(...).run()`` and ``synchronize``. Both
-run the same plan, in turns, from and to GPU memory.
+The bare loop (`boxwright.evaluate.bare_tensorrt`) is a CUDA graph of one
+``execute_async_v3`` on fixed memory, launched and waited for; ours is
+``TensorRtRunner.bind(...).run()`` and ``synchronize``. Both run the same plan, in turns, from
+and to GPU memory.
 """
 
 from __future__ import annotations
@@ -23,59 +24,23 @@ from typing import Any
 
 import numpy as np
 from _environment import heading
-from cuda.bindings import driver
 
 import boxwright
 from boxwright import backends
 from boxwright.backends.tensorrt.library import load_library
 from boxwright.backends.tensorrt.loaded import LoadedEngine
 from boxwright.backends.tensorrt.runner import TensorRtRunner
-from boxwright.cuda.device import checked, find_gpu
+from boxwright.cuda.device import find_gpu
 from boxwright.cuda.stream import DeviceArray, Stream
 from boxwright.datasets import open as open_dataset
 from boxwright.engine import Engine
+from boxwright.evaluate.bare_tensorrt import BareTensorRt
 from boxwright.evaluate.run import evaluate
 from boxwright.images import find_images, load_image
 from boxwright.model import Model
 from boxwright.preprocess import Preprocessor
 
 ROUNDS, SECONDS = 15, 0.4
-
-
-class Bare:
-    """What NVIDIA's samples do: one context, fixed buffers, one graph."""
-
-    def __init__(self, plan: bytes, count: int, images: np.ndarray[Any, Any]) -> None:
-        # Makes the GPU current in this thread; nothing of it is measured.
-        self._device = Stream()
-        self._engine = LoadedEngine(load_library("tensorrt"), plan)
-        self._context = self._engine.create_context()
-        self._stream = checked(driver.cuStreamCreate(1))
-        self._context.set_input_shape("images", images.shape)
-        self._buffers = []
-        for spec in (*self._engine.inputs, *self._engine.outputs):
-            shape = tuple(self._context.get_tensor_shape(spec.name))
-            address = checked(driver.cuMemAlloc(int(np.prod(shape)) * spec.dtype.itemsize))
-            self._buffers.append(address)
-            self._context.set_tensor_address(spec.name, int(address))
-        checked(driver.cuMemcpyHtoD(self._buffers[0], images.ctypes.data, images.nbytes))
-        stream = int(self._stream)
-        self._context.execute_async_v3(stream)
-        checked(driver.cuStreamSynchronize(self._stream))
-        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        checked(driver.cuStreamBeginCapture(self._stream, mode))
-        self._context.execute_async_v3(stream)
-        graph = checked(driver.cuStreamEndCapture(self._stream))
-        self._graph = checked(driver.cuGraphInstantiate(graph, 0))
-
-    def run(self) -> None:
-        driver.cuGraphLaunch(self._graph, self._stream)
-        driver.cuStreamSynchronize(self._stream)
-
-    def close(self) -> None:
-        for address in self._buffers:
-            checked(driver.cuMemFree(address))
-        checked(driver.cuStreamDestroy(self._stream))
 
 
 def measure(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
@@ -123,7 +88,10 @@ def parity(model: Model, engine: Engine, files: list[Path], batches: list[int]) 
 
 
 def ways(
-    bare: Bare, runner: TensorRtRunner, given: dict[str, Any], pinned: np.ndarray[Any, Any]
+    bare: Callable[[], None],
+    runner: TensorRtRunner,
+    given: dict[str, Any],
+    pinned: np.ndarray[Any, Any],
 ) -> dict[str, Callable[[], Any]]:
     """The calls that are compared."""
     binding = runner.bind(given)
@@ -133,7 +101,7 @@ def ways(
         runner.synchronize()
 
     return {
-        "bare": bare.run,
+        "bare": bare,
         "bound": bound,
         "device": lambda: runner.infer_device(given),
         "host": lambda: runner.infer({"images": pinned}),
@@ -146,7 +114,7 @@ def speed(plan: bytes, model: Model, files: list[Path], batches: list[int]) -> I
     library = load_library("tensorrt")
     for count in batches:
         images = pixels(model, files, count)
-        bare = Bare(plan, count, images)
+        bare = BareTensorRt(plan, model.card, "", "tensorrt", "auto")
         with TensorRtRunner(LoadedEngine(library, plan), stream := Stream()) as runner:
             memory = stream.allocate(images.nbytes)
             stream.upload(memory.address, images)
@@ -155,7 +123,7 @@ def speed(plan: bytes, model: Model, files: list[Path], batches: list[int]) -> I
             pinned = runner.empty_input(count)
             pinned[:] = images
 
-            found = measure(ways(bare, runner, given, pinned))
+            found = measure(ways(bare.run(images), runner, given, pinned))
         bare.close()
         middle = {name: statistics.median(times) for name, times in found.items()}
         ratio = statistics.median(
@@ -188,10 +156,10 @@ def page(weights: Path, given: argparse.Namespace, scratch: Path) -> Iterator[st
         engine = boxwright.build(
             model,
             backend="tensorrt",
-            precision=precision,
+            precision=precision.replace("tf32", "fp32"),
             batch=(batches[0], batches[len(batches) // 2], batches[-1]),
             output=scratch / f"{weights.stem}-{precision}.bw",
-            options={"optimization_level": given.level},
+            options={"optimization_level": given.level, "tf32": precision == "tf32"},
         )
         subjects[f"tensorrt {precision}"] = engine
         receipt = engine.receipt

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from boxwright.backends import tensorrt
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.tensorrt.settings import Settings
+from boxwright.backends.tensorrt.settings import Settings, read_settings
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +36,9 @@ def isolated_cache(
 @pytest.fixture(autouse=True)
 def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT 8.6 takes a minute for the smallest network at its default level."""
-    read = tensorrt.read_settings
 
     def read_quick(backend: str, spec: BuildSpec) -> Settings:
-        found: Any = read(backend, spec)
+        found = read_settings(backend, spec)
         if found.optimization_level is None:
             found = dataclasses.replace(found, optimization_level=0)
         return found

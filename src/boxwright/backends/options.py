@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_BATCH = (1, 1, 16)
 
+RUNS_CODE = frozenset({"plugins"})
+"""Options that name files to run code from: a user gives them, an engine file never."""
+
 
 def explain_unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """A message for a name that does not exist: which do, and which was probably meant."""

@@ -105,7 +105,12 @@ class Fingerprint:
             ValueError: Its batch is not three numbers.
             InputError: Its precision or its batch is none there is.
         """
-        low, usual, high = (int(number) for number in self.batch.removeprefix("b").split("-"))
+        # Some backends compile for several batches, such as b1-1-1+8-8-16.
+        profiles = [
+            [int(number) for number in profile.split("-")]
+            for profile in self.batch.removeprefix("b").split("+")
+        ]
+        (low, usual, _), high = profiles[0], profiles[-1][-1]
         return make_spec(self.asked_precision, (low, usual, high), device, options)
 
 

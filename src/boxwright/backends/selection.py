@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends import registry
-from boxwright.backends.options import make_spec
+from boxwright.backends.options import RUNS_CODE, make_spec
 from boxwright.backends.plans import Compiler, fitting_plan
 from boxwright.builds import Build, builds
 from boxwright.errors import BackendUnavailableError, BoxwrightError, EngineError, InputError
@@ -187,6 +187,7 @@ def _spec_of(
         recorded = facts.get("options", {})
         if not isinstance(recorded, dict):
             raise InputError(f"its options are no table: {recorded!r:.60}")
+        recorded = {name: value for name, value in recorded.items() if name not in RUNS_CODE}
         built = make_spec(facts["precision"], tuple(facts["batch"]), "auto", recorded)
     except (KeyError, TypeError, InputError) as error:
         raise EngineError(

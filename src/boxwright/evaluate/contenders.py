@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from boxwright.card import ModelCard
     from boxwright.engine import Engine
     from boxwright.evaluate.bare_openvino import BareOpenVino
+    from boxwright.evaluate.bare_tensorrt import BareTensorRt
     from boxwright.evaluate.torch_peer import TorchPeer
 
 Opened: TypeAlias = "Engine | Model"
+Bare: TypeAlias = "BareOnnxRuntime | BareOpenVino | BareTensorRt"
 
 BARE = "bare"
 OPENCV = "opencv-dnn"
@@ -310,7 +312,7 @@ def _open_peer(
     device: str,
     threads: int,
     cfg: str | Path | None,
-) -> RunnerContender | BareOnnxRuntime | BareOpenVino | OpenCvDnn | TorchPeer:
+) -> RunnerContender | Bare | OpenCvDnn | TorchPeer:
     if item == TORCH:
         from boxwright.evaluate.torch_peer import TorchPeer
 
@@ -363,14 +365,15 @@ def _load(
     )
 
 
-def _bare(
-    subject: Opened, running: str, device: str, threads: int
-) -> BareOnnxRuntime | BareOpenVino:
+def _bare(subject: Opened, running: str, device: str, threads: int) -> Bare:
     """The runtime that the subject runs on, without Boxwright.
 
-    Of OpenVINO the model as its documentation compiles it; of any other backend a session
-    of ONNX Runtime, on the engine's own plan where it fits, else on one made the same way.
+    Of TensorRT the engine's own plan; of OpenVINO the model as its documentation compiles
+    it; of any other backend a session of ONNX Runtime, on the engine's own plan where it
+    fits, else on one made the same way.
     """
+    if running in ("tensorrt", "tensorrt-rtx"):
+        return _bare_tensorrt(subject, running, device)
     from boxwright.backends import get, spec_of
     from boxwright.backends.onnxruntime import OnnxRuntimeBackend
     from boxwright.backends.options import make_spec
@@ -396,6 +399,20 @@ def _bare(
     else:
         plan = backend.compile(subject.model(), choice.spec).data
     return BareOnnxRuntime(plan, subject.card, threads, choice.spec.precision)
+
+
+def _bare_tensorrt(subject: Opened, running: str, device: str) -> BareTensorRt:
+    from boxwright.backends.selection import choose
+    from boxwright.evaluate.bare_tensorrt import BareTensorRt
+
+    choice = None if isinstance(subject, Model) else choose(subject, running, device=device)
+    if isinstance(subject, Model) or choice is None or choice.plan is None:
+        raise InputError(
+            f"{BARE} runs the plan of an engine built for this machine: boxwright build "
+            f"--backend {running}, then bench that engine"
+        )
+    data, precision = subject.plan_bytes(choice.plan), choice.spec.precision
+    return BareTensorRt(data, subject.card, precision, running, device)
 
 
 def _runs_as(opened: Opened, backend: str | None, device: str) -> tuple[str, str]:

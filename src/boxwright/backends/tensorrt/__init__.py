@@ -8,13 +8,20 @@ without a GPU for the compute capabilities it is told.
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
 from boxwright.backends.comparison import compare_outputs, sample_images
 from boxwright.backends.plans import Fingerprint, Plan, build_engine, load_engine
+from boxwright.backends.tensorrt.compatibility import (
+    Target,
+    device_misfit,
+    platform_name,
+    version_misfit,
+)
 from boxwright.backends.tensorrt.compile import Request, compile_plan
-from boxwright.backends.tensorrt.configure import python_tag
 from boxwright.backends.tensorrt.library import Library, load_library
 from boxwright.backends.tensorrt.loaded import LoadedEngine
 from boxwright.backends.tensorrt.runner import TensorRtRunner
@@ -23,7 +30,6 @@ from boxwright.backends.tensorrt.worker import build_isolated
 from boxwright.cuda.device import Gpu, device_number, find_gpu, gpu_count
 from boxwright.cuda.device import unavailable as gpu_unavailable
 from boxwright.cuda.stream import Stream
-from boxwright.environment import cpu_architecture
 from boxwright.errors import (
     BackendUnavailableError,
     BuildError,
@@ -77,12 +83,29 @@ class TensorRtBackend:
         library, settings = load_library(self.name), read_settings(self.name, spec)
         version = f"{library.version}+{_REVISION}" + "+vc" * settings.version_compatible
         version += "+strip" * settings.strip
-        device = f"{self._built_for(spec, settings)}+{python_tag()}-{cpu_architecture()}"
-        if settings.dla_core is not None:
-            device += f"+dla{settings.dla_core}"
+        device = str(self._target(spec, settings))
         found = Fingerprint.of(self.name, version, device, spec, "tf32" if settings.tf32 else "")
         batches = "+".join("-".join(map(str, batch)) for batch in settings.profiles)
         return str(dataclasses.replace(found, batch=f"b{batches}"))
+
+    def fits(self, plan_fingerprint: str, spec: BuildSpec) -> str | None:
+        """Whether a plan that was not built for exactly this machine runs here.
+
+        See :class:`boxwright.backends.plans.PlanMatcher`. Any batch runs with any plan, in
+        pieces where it must, so the batches it was built for do not matter.
+        """
+        here = Fingerprint.parse(self.fingerprint(spec))
+        built = Fingerprint.parse(plan_fingerprint)
+        if here is None or built is None:
+            return "its fingerprint is of another form"
+        try:
+            gpu = find_gpu(spec.device)
+        except (BackendUnavailableError, MissingExtraError) as error:
+            return str(error)
+        settings = read_settings(self.name, spec)
+        return version_misfit(built.version, here.version) or device_misfit(
+            built, gpu.compute_capability, self._target(spec, settings)
+        )
 
     def build(
         self, model: Model, spec: BuildSpec, output: str | Path, progress: ProgressCallback = silent
@@ -142,14 +165,18 @@ class TensorRtBackend:
             evidence["parity"] = self._compare(library, model, built.plan, settings, spec)
         return Plan(built.plan, evidence)
 
-    def _built_for(self, spec: BuildSpec, settings: Settings) -> str:
+    def _target(self, spec: BuildSpec, settings: Settings) -> Target:
         """The device part of a fingerprint."""
+        dla = "" if settings.dla_core is None else f"dla{settings.dla_core}"
+        return Target(self._gpus(spec, settings), platform_name(sys.platform), dla)
+
+    def _gpus(self, spec: BuildSpec, settings: Settings) -> tuple[str, ...]:
         gpu = find_gpu(spec.device)
         if settings.hardware == "ampere-plus":
-            return "ampere-plus"
+            return ("ampere-plus",)
         if settings.hardware == "same-compute-capability":
-            return gpu.sm
-        return f"{gpu.sm}-{gpu.name}"
+            return (gpu.sm,)
+        return (re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.sm}-{gpu.name}"),)
 
     def _gpu_to_build_on(self, spec: BuildSpec) -> Gpu | None:
         return find_gpu(spec.device)
@@ -198,11 +225,11 @@ class TensorRtRtxBackend(TensorRtBackend):
             "note": f"builds here, for other machines, and runs nothing: {reason}",
         }
 
-    def _built_for(self, spec: BuildSpec, settings: Settings) -> str:
+    def _gpus(self, spec: BuildSpec, settings: Settings) -> tuple[str, ...]:
         device_number(spec.device)
         if not settings.compute_capabilities:
-            return "ampere-plus"
-        return "+".join(f"sm{major}{minor}" for major, minor in settings.compute_capabilities)
+            return ("ampere-plus",)
+        return tuple(f"sm{major}{minor}" for major, minor in settings.compute_capabilities)
 
     def _gpu_to_build_on(self, spec: BuildSpec) -> Gpu | None:
         try:
@@ -241,9 +268,10 @@ def _open(
             gpu_name=stream.gpu.name,
             host_code=settings.version_compatible,
             weights=weights,
+            plugins=settings.plugins,
             graphs=settings.cuda_graphs,
         )
-    except EngineError:
+    except (BuildError, EngineError):
         stream.close()
         raise
     return TensorRtRunner(engine, stream, settings.cuda_graphs and not library.is_rtx)

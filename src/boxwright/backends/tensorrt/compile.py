@@ -15,6 +15,7 @@ from boxwright.backends.tensorrt.library import Library, load_library
 from boxwright.backends.tensorrt.log import Journal, make_logger
 from boxwright.backends.tensorrt.monitor import STEPS, Phases, make_monitor
 from boxwright.backends.tensorrt.parse import has_quantisation, parse_network
+from boxwright.backends.tensorrt.plugins import load_plugins
 from boxwright.backends.tensorrt.settings import Settings
 from boxwright.backends.tensorrt.timing import attach, keep, timing_cache_path
 from boxwright.errors import BuildError
@@ -96,7 +97,7 @@ def compile_plan(
     progress("read the model", 0, STEPS)
     journal = Journal(lambda done, total: progress("choose kernels", *_scaled(done, total)))
     logger = make_logger(library, journal)
-    _load_plugins(library, logger, request.settings)
+    load_plugins(library, logger, request.settings.plugins)
     builder = library.trt.Builder(logger)
     network = builder.create_network(network_flags(library))
     parse_network(library, network, logger, model, journal)
@@ -129,21 +130,6 @@ def _use_gpu(index: int) -> None:
     from boxwright.extras import require
 
     require("cuda.core", extra=EXTRA).Device(index).set_current()
-
-
-def _load_plugins(library: Library, logger: Any, settings: Settings) -> None:
-    trt = library.trt
-    # Those that come with TensorRT, such as EfficientNMS_TRT; TensorRT-RTX has none.
-    if hasattr(trt, "init_libnvinfer_plugins"):
-        trt.init_libnvinfer_plugins(logger, "")
-    if not settings.plugins:
-        return
-    if library.is_rtx:
-        raise BuildError("TensorRT-RTX takes no plugins")
-    registry = trt.get_plugin_registry()
-    for path in settings.plugins:
-        if registry.load_library(str(path)) is None:
-            raise BuildError(f"TensorRT cannot load the plugins in {path}")
 
 
 def _build(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.tensorrt.settings import Outcome, Settings
@@ -216,8 +215,3 @@ def share_profiles(library: Library, config: Any) -> None:
     feature = library.member("PreviewFeature", "PROFILE_SHARING_0806")
     if feature is not None:
         config.set_preview_feature(feature, True)
-
-
-def python_tag() -> str:
-    """``linux`` or ``windows``: plans do not travel between systems."""
-    return {"win32": "windows"}.get(sys.platform, sys.platform)

@@ -9,10 +9,13 @@ import numpy as np
 
 from boxwright.backends.base import TensorSpec
 from boxwright.backends.tensorrt.log import Journal, make_logger
+from boxwright.backends.tensorrt.plugins import load_plugins
 from boxwright.backends.tensorrt.runtime import RtxContexts
 from boxwright.errors import EngineError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from boxwright.backends.tensorrt.library import Library
 
 
@@ -58,11 +61,13 @@ class LoadedEngine:
         plan: The plan. TensorRT runs native code out of it: it is trusted like a program.
         host_code: Let the plan bring its own runtime (version-compatible plans do).
         weights: A serialised ONNX model, for a plan that was stripped of its weights.
+        plugins: Shared libraries with the plugins it needs.
         gpu_name: For TensorRT-RTX's cache of compiled kernels.
         graphs: Let TensorRT-RTX record CUDA graphs.
 
     Raises:
         EngineError: TensorRT refuses the plan.
+        BuildError: A library of plugins cannot be loaded.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class LoadedEngine:
         *,
         host_code: bool = False,
         weights: bytes | None = None,
+        plugins: tuple[Path, ...] = (),
         gpu_name: str = "",
         graphs: bool = True,
     ) -> None:
@@ -80,8 +86,7 @@ class LoadedEngine:
         # TensorRT keeps pointers to the logger and the runtime.
         self._logger = make_logger(library, self.journal)
         trt = library.trt
-        if hasattr(trt, "init_libnvinfer_plugins"):
-            trt.init_libnvinfer_plugins(self._logger, "")
+        load_plugins(library, self._logger, plugins)
         self._runtime = trt.Runtime(self._logger)
         if host_code and hasattr(self._runtime, "engine_host_code_allowed"):
             self._runtime.engine_host_code_allowed = True

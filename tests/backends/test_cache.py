@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import boxwright
-from boxwright import backends
+from boxwright import backends, locks
 from boxwright.backends import cache
 from boxwright.engine import Engine
 from boxwright.locks import FileLock
@@ -231,3 +231,25 @@ def test_a_lock_whose_file_was_replaced_is_none(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         FileLock(tmp_path / "b.lock").acquire(0.1)
     held.release()
+
+
+def test_who_locks_a_file_as_it_is_removed_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking, one releases and another takes the lock on a new file."""
+    first, late, second = (FileLock(tmp_path / "a.lock") for _ in range(3))
+    first.acquire(1)
+    lock = locks._lock
+
+    def overtaken(descriptor: int) -> bool:
+        monkeypatch.setattr(locks, "_lock", lock)
+        first.release()
+        assert second.acquire(0) is False
+        return lock(descriptor)
+
+    monkeypatch.setattr(locks, "_lock", overtaken)
+    with pytest.raises(TimeoutError):
+        late.acquire(0.1)
+    second.release()
+    assert late.acquire(1) is False
+    late.release()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from boxwright import backends
-from boxwright.backends.plans import fit
+from boxwright.backends.options import make_spec
+from boxwright.backends.plans import fit, misfit
 from boxwright.backends.selection import choose, running_plan
 from boxwright.builds import builds
 from boxwright.engine import Engine
@@ -23,7 +24,7 @@ from boxwright.errors import (
     NoPlanError,
 )
 from tests.backends.fakes import compiled, register
-from tests.engines import read_members, reseal
+from tests.engines import read_members, reseal, write_members
 from tests.models import make_images, make_model
 
 Machine = Callable[..., None]
@@ -176,6 +177,45 @@ def test_a_backend_is_not_asked_about_anothers_plan_or_precision(
     assert choose(mine, backend="matching").plan is not None
 
 
+def test_a_plan_of_exactly_this_machine_goes_before_one_added_later(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine(version="1.3")
+    mine = backends.build(make_model(), backend="matching", output=tmp_path / "x.bw")
+    machine(version="1.2")
+    both = backends.build(mine, output=mine.path)
+    machine(version="1.3")
+    assert choose(both).plan == mine.plans[0]
+    machine(version="1.4")
+    assert choose(both).plan == "matching_1.2_sm90_fp32_b1-1-16"
+
+
+def test_a_backend_vouches_for_plans_of_its_own_and_the_precision_only(machine: Machine) -> None:
+    machine(version="1.3")
+    matching, spec = backends.get("matching"), make_spec("fp32", (1, 1, 16), "auto", None)
+    assert misfit(matching, "matching_1.2_sm90_fp32_b1-1-16", spec) is None
+    assert misfit(matching, "matching_1.2_sm90_fp32_b1-8-8", spec) is None
+    for plan, reason in (
+        ("matching_1.2_sm90_fp16_b1-1-16", "precision fp16 (here fp32)"),
+        ("fake_1.2_sm90_fp32_b1-1-16", "backend fake (here matching)"),
+        ("matching", "another form"),
+    ):
+        assert reason in (misfit(matching, plan, spec) or "it fits")
+
+
+def test_a_damaged_plan_is_refused_whatever_it_fits(machine: Machine, tmp_path: Path) -> None:
+    machine(version="1.2")
+    old = backends.build(make_model(), backend="matching", output=tmp_path / "x.bw")
+    members = read_members(old.path)
+    name = f"plans/{old.plans[0]}"
+    cut = bytearray(members[name])
+    cut[-1] ^= 1
+    bad = write_members(tmp_path / "bad.bw", {**members, name: bytes(cut)})
+    machine(version="1.3")
+    with pytest.raises(EngineError, match="does not match its SHA-256"):
+        backends.load(bad)
+
+
 def test_a_compatible_plan_that_does_not_load_is_rebuilt(
     machine: Machine, tmp_path: Path, log: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,6 +265,27 @@ def test_a_plan_of_another_machine_is_rebuilt_with_the_reason(
     backends.load(engine, rebuild=False).close()
     assert compiled(log) == 1
     assert not caplog.records
+
+
+def test_the_command_that_is_named_builds_what_is_missing(
+    engine: Engine, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shlex
+
+    from click.testing import CliRunner
+
+    from boxwright.cli.group import cli
+
+    machine("sm87")
+    both = backends.build(engine, precision="fp16", batch=(1, 2, 4), output=engine.path)
+    machine("sm86")
+    backends.load(both, precision="fp16").close()
+    (message,) = [record.getMessage() for record in caplog.records]
+    program, *words = shlex.split(message.partition("to have it in the file: ")[2])
+    assert program == "boxwright"
+    done = CliRunner().invoke(cli, words, prog_name=program)
+    assert done.exit_code == 0, done.output
+    assert "fake_1_sm86_fp16_b1-2-4" in Engine.open(engine.path).plans
 
 
 def test_nothing_is_compiled_where_nothing_may_be(

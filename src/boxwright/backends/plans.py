@@ -273,11 +273,12 @@ def load_engine(
     if plan is not None:
         _check_described(engine, plan)
         origin = f"{engine.path}: plan {plan}"
+        data = engine.plan_bytes(plan)
         try:
-            return _open_checked(open_plan, engine.plan_bytes(plan), engine.card, origin)
+            return _open_checked(open_plan, data, engine.card, origin)
         except EngineError as error:
             # Of this very fingerprint it should run; one said to fit besides may turn out not to.
-            if plan == wanted or isinstance(error, NoPlanError):
+            if plan == wanted:
                 raise
             why = f" ({error})"
     # The cache is looked up by the model's hash: make sure that this is the model's hash.
@@ -362,8 +363,12 @@ def _why_rebuilt(engine: Engine, wanted: str) -> str:
 
 def _command(engine: Engine, spec: BuildSpec, backend: str) -> str:
     words = ["boxwright", "build", str(engine.path), "--backend", backend]
-    if spec.precision != "fp32":
+    # What differs from the build at the top has to be said.
+    made_by = builds(engine.receipt)[-1].facts
+    if spec.precision != made_by.get("precision"):
         words += ["--precision", spec.precision]
+    if list(spec.batch) != made_by.get("batch"):
+        words += ["--batch", ":".join(map(str, spec.batch))]
     return shlex.join(words)
 
 

@@ -265,6 +265,9 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.skipif(
+    int(runtime.version().split(".")[0]) < 2026, reason="OpenVINO before 2026 crashes on a few"
+)
 def test_a_plan_changed_inside_does_not_end_the_process(engine: Engine, tmp_path: Path) -> None:
     """Lengths are right here, so OpenVINO itself has to notice, or at least to survive."""
     plan = PlanFile.from_bytes(engine.plan_bytes(engine.plans[0]))

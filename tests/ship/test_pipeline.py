@@ -209,8 +209,9 @@ def test_progress_tells_the_whole(material: dict[str, Path], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target": "tensorrt"}, "target tensorrt is not available"),
-        ({"precision": "int8"}, "precision int8 is not available"),
+        ({"target": "tensorrt"}, "target tensorrt cannot work here"),
+        ({"target": "abacus"}, "target abacus is not available"),
+        ({"precision": "int8"}, "does not build precision int8 here"),
         (
             {"annotations": None, "budgets": Budgets(max_drop=1)},
             "can only be measured on labelled images",

@@ -72,7 +72,6 @@ def test_missed_budgets_are_3_and_all_are_named(run: Run, material: dict[str, Pa
     ("more", "message"),
     [
         (("--precision", "int8"), "error: precision int8 is not available in this version"),
-        (("--target", "tensorrt"), "error: target tensorrt is not available in this version"),
         (("--max-drop", "1"), "error: a drop of AP can only be measured on labelled images"),
     ],
 )

@@ -301,10 +301,7 @@ def test_another_network_is_another_answer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("peer", "message"),
     [
-        (
-            "onnxruntme",
-            "neither a file nor a contender; there are onnxruntime, openvino, reference, bare",
-        ),
+        ("onnxruntme", "neither a file nor a contender; there are onnxruntime, openvino, refer"),
         ("opencv-dnn", "tiny was not imported from one"),
         ("absent.bw", "no such file: absent.bw"),
         ("absent.weights", "no such file: absent.weights"),

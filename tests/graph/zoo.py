@@ -191,7 +191,7 @@ uint8 reshape | uint8-inside | 13 | g (uint8[4] x) => (float[2,2] y) <int64[2] s
 uint8 multiplied | uint8-inside | 14 | g (uint8[4] x) => (uint8[4] y) { y = Mul(x, x) }
 int8 input | | 13 | g (int8[4] x) => (float[4] y) { y = Cast<to=1>(x) }
 layer normalization statistics | extra-outputs | 17 | g (float[1,4,8] x) => (float[1,4,8] y, float[1,4,1] m) <float[8] s = {1,2,3,4,5,6,7,8}> { y, m = LayerNormalization<axis=-1>(x, s) }
-batch normalization unused outputs | unused-outputs | 9 | g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2] s = {1,2}, float[2] b = {0.1,0.2}, float[2] m = {0.1,0.2}, float[2] v = {1,2}> { y, rm, rv, sm, sv = BatchNormalization(x, s, b, m, v) }
+batch normalization unused outputs | training | 9 | g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2] s = {1,2}, float[2] b = {0.1,0.2}, float[2] m = {0.1,0.2}, float[2] v = {1,2}> { y, rm, rv, sm, sv = BatchNormalization(x, s, b, m, v) }
 max pool unused indices | unused-outputs | 13 | g (float[1,4,8,8] x) => (float[1,4,4,4] y) { y, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) }
 pool of four dimensions | window-rank | 13 | g (float[1,3,4,4,4,4] x) => (float[1,3,3,3,3,3] y) { y = AveragePool<kernel_shape=[2,2,2,2]>(x) }
 quantize int16 | quantized-wide | 21 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}, int16 z = {0}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }

@@ -58,7 +58,7 @@ class View:
     @cached_property
     def places(self) -> tuple[Place, ...]:
         """All nodes, those inside of others after them."""
-        return tuple(_places(self.graph, 0))
+        return tuple(all_places(self.graph))
 
     @cached_property
     def initializers(self) -> Mapping[str, onnx.TensorProto]:
@@ -214,7 +214,7 @@ def dims_of(value: onnx.ValueInfoProto) -> Shape | None:
 def count_uses(graph: onnx.GraphProto) -> Counter[str]:
     """How often each tensor is read, by nodes of any depth and as an output."""
     uses: Counter[str] = Counter()
-    for place in _places(graph, 0):
+    for place in all_places(graph):
         uses.update(place.node.input)
         for inner in subgraphs(place.node):
             uses.update(value.name for value in inner.output)
@@ -262,9 +262,10 @@ def infer(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
     return shapes, types
 
 
-def _places(graph: onnx.GraphProto, depth: int) -> Iterator[Place]:
+def all_places(graph: onnx.GraphProto, depth: int = 0) -> Iterator[Place]:
+    """Nodes of a graph, and after each those inside of it."""
     for node in graph.node:
         yield Place(node, depth)
         if depth < _MAX_DEPTH:
             for inner in subgraphs(node):
-                yield from _places(inner, depth + 1)
+                yield from all_places(inner, depth + 1)

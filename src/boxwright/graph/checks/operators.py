@@ -66,6 +66,8 @@ def _judge(domain: str, place: Place, target: Target) -> str | None:
             return "operator-decomposed" if replaceable else "operator"
         if target.is_uncertain(operator):
             return "operator-uncertain"
+        if target.opset_is_enforced and not exists_in(operator, target.opsets[1]):
+            return "operator-decomposed" if replaceable else "operator"
         return None if _is_standard(operator) or target.known_operators else "operator"
     if domain == "com.microsoft" and target.family == "onnxruntime":
         return None
@@ -80,6 +82,17 @@ def _judge(domain: str, place: Place, target: Target) -> str | None:
 
 def _is_standard(operator: str) -> bool:
     return bool(onnx.defs.has(operator))
+
+
+def exists_in(operator: str, opset: int) -> bool:
+    """Whether an operator is part of an opset; ``True`` of opsets that ONNX does not know."""
+    if opset > onnx.defs.onnx_opset_version():
+        return True
+    try:
+        onnx.defs.get_schema(operator, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return True
 
 
 def quantised_arithmetic(view: View, target: Target) -> Iterator[Seen]:
@@ -307,11 +320,10 @@ def training(view: View, target: Target) -> Iterator[Seen]:
         if node.domain not in STANDARD:
             continue
         if node.op_type == "BatchNormalization":
-            extra = [name for name in node.output[1:] if name and view.uses[name]]
-            if attribute(node, "training_mode", 0) or (view.opset < 14 and extra):
-                yield Seen("training", "it gives the batch's own mean and variance", place)
-            elif view.opset < 14 and len(node.output) > 1 and target.family == "openvino":
-                yield Seen("training", "OpenVINO takes its further outputs for training", place)
+            # Before opset 14 the number of outputs says it (ONNX, BatchNormalization-9).
+            many = view.opset < 14 and any(node.output[1:])
+            if attribute(node, "training_mode", 0) or many:
+                yield Seen("training", "it normalises by the batch at hand", place)
         if node.op_type == "Dropout" and view.opset >= 12:
             mode = view.input_constant(node, 2)
             if mode is not None and bool(np.any(mode)):

@@ -13,8 +13,9 @@ from boxwright.graph.view import STANDARD, View, subgraphs, tensor_of_constant
 # What exporters write: words, digits and / . : _ - [ ]. Anything else has broken some tool.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_./:\-\[\]]*")
 
-# Operators of which NVIDIA's parsers convert the first output alone.
-FIRST_OUTPUT_ONLY = {"BatchNormalization", "LayerNormalization", "GroupNormalization"}
+# Operators of which NVIDIA's parsers convert the first output alone. Further outputs of
+# BatchNormalization before opset 14 are another matter: they say that it is training.
+FIRST_OUTPUT_ONLY = {"LayerNormalization", "MaxPool"}
 
 
 def initializers_as_inputs(view: View, target: Target) -> Iterator[Seen]:
@@ -87,7 +88,7 @@ def node_outputs(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("empty-outputs", f"{len(node.output) - len(named)} of {len(node.output)}",
                        place)  # fmt: skip
         extra = [name for name in node.output[1:] if name]
-        if extra and node.op_type in (*FIRST_OUTPUT_ONLY, "MaxPool"):
+        if extra and node.op_type in FIRST_OUTPUT_ONLY:
             if place.depth or any(view.uses[name] for name in extra):
                 code = "pool-indices" if node.op_type == "MaxPool" else "extra-outputs"
                 yield Seen(code, f"{', '.join(extra)} is used", place)

@@ -110,7 +110,8 @@ def _work(module: str, graphs: list[tuple[str, bytes, list[Finding]]], build: bo
             self.lines: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
+            # Not every version's enumeration can be compared.
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
                 self.lines.append(message)
 
     log = Log()
@@ -131,6 +132,7 @@ def _work(module: str, graphs: list[tuple[str, bytes, list[Finding]]], build: bo
         else:
             answer = "ok"
         print(json.dumps({name: " ".join(answer.split())}), flush=True)
+        del parser, network  # in this order: a parser writes into its network
 
 
 def _flags(trt: Any) -> int:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class View:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
         self.graph = proto.graph
+        self._settled: set[str] = set()
 
     @cached_property
     def opset(self) -> int:
@@ -57,8 +58,23 @@ class View:
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """All nodes, those inside of others after them."""
-        return tuple(all_places(self.graph))
+        """All well-formed nodes, those inside of others after them."""
+        return tuple(p for p in all_places(self.graph) if fault_of(p.node, self.opset) is None)
+
+    @cached_property
+    def malformed(self) -> tuple[tuple[Place, str], ...]:
+        """Nodes that are not what their operator's definition asks for, and why."""
+        found = ((place, fault_of(place.node, self.opset)) for place in all_places(self.graph))
+        return tuple((place, fault) for place, fault in found if fault is not None)
+
+    @cached_property
+    def readers(self) -> Mapping[str, list[onnx.NodeProto]]:
+        """Which well-formed nodes of any depth read a tensor."""
+        found: dict[str, list[onnx.NodeProto]] = {}
+        for place in self.places:
+            for name in set(place.node.input):
+                found.setdefault(name, []).append(place.node)
+        return found
 
     @cached_property
     def initializers(self) -> Mapping[str, onnx.TensorProto]:
@@ -111,35 +127,69 @@ class View:
         name = input_name(node, at)
         return self.constant(name) if name else None
 
-    def is_constant(self, name: str) -> bool:
-        """Whether a tensor is the same whatever the inputs: folded from constants alone."""
-        return self._known(name, {}, by_shape=False)
-
     def is_known_from_shapes(self, name: str) -> bool:
-        """Whether a tensor follows from the inputs' shapes, whatever their values."""
-        return self._known(name, {}, by_shape=True)
-
-    def _known(self, name: str, seen: dict[str, bool], *, by_shape: bool) -> bool:
+        """Whether a tensor follows from constants and the inputs' shapes alone."""
+        seen: set[str] = set()
         stack = [name]
         while stack:
             current = stack.pop()
-            if current in seen or not current or current in self.initializers:
+            known = not current or current in self.initializers or current in self._settled
+            if known or current in seen:
                 continue
-            seen[current] = True
+            seen.add(current)
             node = self.producers.get(current)
             if node is None:
                 return False
-            if node.op_type == "Constant" or (by_shape and node.op_type in ("Shape", "Size")):
+            if node.op_type in ("Constant", "Shape", "Size"):
                 continue
             if not node.input:
                 return False
             stack.extend(node.input)
+        # What this one follows from is settled too; asked again, it is not walked again.
+        self._settled.update(seen)
         return True
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
     """The version of the standard operators that a model declares; 1 without one."""
     return max((e.version for e in proto.opset_import if e.domain in STANDARD), default=1)
+
+
+@lru_cache(maxsize=4096)
+def _definition(operator: str, opset: int) -> onnx.defs.OpSchema | None:
+    from onnx import defs
+
+    try:
+        return defs.get_schema(operator, min(opset, defs.onnx_opset_version()), "")
+    except defs.SchemaError:
+        return None
+
+
+def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
+    """What a node of the standard domain lacks by its operator's definition, or ``None``.
+
+    Checked are the numbers of inputs and outputs, and that attributes are there and of
+    their type. Operators that the opset does not have are judged elsewhere.
+    """
+    if not node.op_type:
+        return "it has no operator"
+    if node.domain not in STANDARD or (known := _definition(node.op_type, opset)) is None:
+        return None if node.output else "it has no outputs"
+    needed = [name for name in node.input[: known.min_input] if name]
+    if len(needed) < known.min_input:
+        return f"it has {len(node.input)} inputs, and needs {known.min_input}"
+    if len(node.input) > known.max_input:
+        return f"it has {len(node.input)} inputs, and takes {known.max_input}"
+    if not max(1, known.min_output) <= len(node.output) <= known.max_output:
+        return f"it has {len(node.output)} outputs"
+    present = {item.name: item for item in node.attribute}
+    for name, wanted in known.attributes.items():
+        if name not in present:
+            if wanted.required:
+                return f"it lacks the attribute {name!r}"
+        elif int(present[name].type) != int(wanted.type.value):  # type: ignore[attr-defined]
+            return f"its attribute {name!r} is of another type"
+    return None
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -32,6 +33,7 @@ _RTX_PLUGINS = ("NonZero", "RoiAlign")
 def unknown_operators(view: View, target: Target) -> Iterator[Seen]:
     """Operators without a conversion, one finding for each kind."""
     told: set[tuple[str, str]] = set()
+    count = Counter((place.node.domain, place.node.op_type) for place in view.places)
     local = {(item.domain, item.name) for item in view.proto.functions}
     for place in view.places:
         domain = "" if place.node.domain in STANDARD else place.node.domain
@@ -39,8 +41,7 @@ def unknown_operators(view: View, target: Target) -> Iterator[Seen]:
         if key in told or key in local or _has_own_finding(place.node.op_type, target):
             continue
         told.add(key)
-        number = sum(p.node.op_type == key[1] and p.node.domain == place.node.domain
-                     for p in view.places)  # fmt: skip
+        number = count[place.node.domain, place.node.op_type]
         code = _judge(domain, place, target)
         if code:
             what = f"{domain + '.' if domain else ''}{key[1]}, {number} node(s)"

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from boxwright.graph.checks.seen import Seen
 from boxwright.graph.targets import Target
-from boxwright.graph.view import STANDARD, View, attribute, input_name
+from boxwright.graph.view import STANDARD, Place, View, attribute, input_name
 
 _WIDE = {TensorProto.INT16, TensorProto.UINT16}
 
@@ -29,10 +29,7 @@ def linear(view: View, target: Target) -> Iterator[Seen]:
                 yield seen
 
 
-def _of_node(view: View, place: object) -> Iterator[Seen]:
-    from boxwright.graph.view import Place
-
-    assert isinstance(place, Place)  # noqa: S101 - a slip of ours
+def _of_node(view: View, place: Place) -> Iterator[Seen]:
     node = place.node
     scale = view.input_constant(node, 1)
     if scale is not None and scale.size and not np.all(scale.astype(np.float64) > 0):
@@ -59,11 +56,8 @@ def _of_node(view: View, place: object) -> Iterator[Seen]:
         yield Seen("quantized-uint8", f"{node.op_type} to or from uint8", place)
 
 
-def _quantised_type(view: View, place: object) -> int:
+def _quantised_type(view: View, place: Place) -> int:
     """The integer type of a Q/DQ node: that of its zero point, or of what it reads."""
-    from boxwright.graph.view import Place
-
-    assert isinstance(place, Place)  # noqa: S101 - a slip of ours
     node = place.node
     name = input_name(node, 2)
     if name and (kind := view.types.get(name)):
@@ -75,6 +69,7 @@ def _quantised_type(view: View, place: object) -> int:
 
 def signable(view: View) -> bool:
     """Whether all uint8 with zero point 128 stays between Q and DQ, so that it may be shifted."""
+    outputs = {value.name for value in view.graph.output}
     for place in view.places:
         node = place.node
         zero = view.input_constant(node, 2) if node.op_type.endswith("izeLinear") else None
@@ -83,8 +78,7 @@ def signable(view: View) -> bool:
         if place.depth:
             return False
         if node.op_type == "QuantizeLinear":
-            readers = [p.node for p in view.places if node.output[0] in p.node.input]
-            outputs = {value.name for value in view.graph.output}
+            readers = view.readers.get(node.output[0], [])
             if node.output[0] in outputs:
                 return False
             if any(r.op_type != "DequantizeLinear" for r in readers):

@@ -18,11 +18,20 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_./:\-\[\]]*")
 FIRST_OUTPUT_ONLY = {"LayerNormalization", "MaxPool"}
 
 
+_MOST_MALFORMED = 20
+
+
 def initializers_as_inputs(view: View, target: Target) -> Iterator[Seen]:
     """Weights that are listed as inputs too, as IR version 3 asked for."""
     both = [value.name for value in view.graph.input if value.name in view.initializers]
     if both:
         yield Seen("initializers-as-inputs", f"{len(both)}, such as {both[0]!r}", subject=both[0])
+
+
+def malformed(view: View, target: Target) -> Iterator[Seen]:
+    """Nodes that break their operator's definition; the other checks leave them out."""
+    for place, fault in view.malformed[:_MOST_MALFORMED]:
+        yield Seen("malformed", fault, place)
 
 
 def order(view: View, target: Target) -> Iterator[Seen]:
@@ -151,6 +160,7 @@ def control_flow(view: View, target: Target) -> Iterator[Seen]:
 
 
 CHECKS = (
+    malformed,
     initializers_as_inputs,
     order,
     names,

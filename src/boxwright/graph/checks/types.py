@@ -29,6 +29,8 @@ _FOREIGN: dict[int, str] = {
     TensorProto.COMPLEX128: "complex128",
 }
 
+_PAIRS = ("QuantizeLinear", "DequantizeLinear")
+
 # Nodes that may take or give uint8 in NVIDIA's parsers.
 _CAST_LIKE = {"Cast", "CastLike", "Identity", "Constant", "QuantizeLinear", "DequantizeLinear"}
 
@@ -49,15 +51,15 @@ def wide_integers(view: View, target: Target) -> Iterator[Seen]:
         for name in place.node.input[1:]
     }
     fitting = 0
-    for tensor in _constants(view):
+    for name, tensor in _constants(view):
         if tensor.data_type != TensorProto.INT64:
             continue
         beyond = _beyond_int32(tensor)
-        if beyond is None or tensor.name in harmless:
+        if beyond is None or name in harmless:
             fitting += 1
         else:
-            yield Seen("int64-out-of-range", f"{tensor.name!r} holds {beyond}",
-                       subject=tensor.name)  # fmt: skip
+            yield Seen("int64-out-of-range", f"{name!r} holds {beyond}",
+                       subject=name)  # fmt: skip
     if fitting:
         yield Seen("int64-constant", f"{fitting} of them")
     for value in (*view.inputs, *view.graph.output):
@@ -84,15 +86,18 @@ def narrow_types(view: View, target: Target) -> Iterator[Seen]:
     brain = [n for n, kind in view.types.items() if kind == TensorProto.BFLOAT16]
     if brain:
         yield Seen("bfloat16", f"{len(brain)} tensor(s), such as {brain[0]!r}", subject=brain[0])
+    # 16-bit quantisation has a finding of its own.
+    pairs = (p.node for p in view.places if p.node.op_type in _PAIRS)
+    quantised = {name for node in pairs for name in (*node.input, *node.output)}
     for name, kind in view.types.items():
-        if kind in _FOREIGN and not _is_quantised(view, name):
+        if kind in _FOREIGN and name not in quantised:
             yield Seen("type", f"{name!r} is {_FOREIGN[kind]}", subject=name)
             break
 
 
 def halves(view: View, target: Target) -> Iterator[Seen]:
     """float16 constants that are next to nothing."""
-    for tensor in _constants(view):
+    for name, tensor in _constants(view):
         if tensor.data_type != TensorProto.FLOAT16:
             continue
         values = small_values(tensor)
@@ -101,8 +106,8 @@ def halves(view: View, target: Target) -> Iterator[Seen]:
         sizes = np.abs(values.astype(np.float32))
         tiny = int(np.count_nonzero((sizes > 0) & (sizes < _SMALLEST_NORMAL_HALF)))
         if tiny:
-            yield Seen("half-underflow", f"{tiny} of {values.size} values of {tensor.name!r}",
-                       subject=tensor.name)  # fmt: skip
+            yield Seen("half-underflow", f"{tiny} of {values.size} values of {name!r}",
+                       subject=name)  # fmt: skip
 
 
 def other_kinds(view: View, target: Target) -> Iterator[Seen]:
@@ -125,15 +130,12 @@ def other_kinds(view: View, target: Target) -> Iterator[Seen]:
         yield Seen("sequence", f"{named[0]!r}", subject=named[0])
 
 
-def _constants(view: View) -> Iterator[onnx.TensorProto]:
-    yield from view.graph.initializer
+def _constants(view: View) -> Iterator[tuple[str, onnx.TensorProto]]:
+    yield from view.initializers.items()
     for place in view.places:
         tensor = tensor_of_constant(place.node)
         if tensor is not None:
-            named = onnx.TensorProto()
-            named.CopyFrom(tensor)
-            named.name = place.node.output[0] if place.node.output else tensor.name
-            yield named
+            yield place.node.output[0], tensor
 
 
 def _beyond_int32(tensor: onnx.TensorProto) -> int | None:
@@ -148,16 +150,6 @@ def _beyond_int32(tensor: onnx.TensorProto) -> int | None:
 
 def _kind(view: View, value: onnx.ValueInfoProto) -> int:
     return value.type.tensor_type.elem_type or view.types.get(value.name, 0)
-
-
-def _is_quantised(view: View, name: str) -> bool:
-    """Whether a tensor belongs to a Q/DQ node: 16-bit quantisation has a finding of its own."""
-    pairs = ("QuantizeLinear", "DequantizeLinear")
-    return any(
-        name in (*place.node.input, *place.node.output)
-        for place in view.places
-        if place.node.op_type in pairs
-    )
 
 
 CHECKS = (wide_floats, wide_integers, narrow_types, halves, other_kinds)

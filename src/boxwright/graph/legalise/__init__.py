@@ -6,7 +6,7 @@ for, until none is left that a pass can cure. A pass never changes the model it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from boxwright.graph.targets import Target
 
-__all__ = ["ORDER", "PASSES", "ChangeReport", "NotCurableError", "legalise"]
+Watch = Callable[["onnx.ModelProto", "onnx.ModelProto", ChangeReport], None]
+
+__all__ = ["ORDER", "PASSES", "ChangeReport", "NotCurableError", "Watch", "legalise"]
 
 # First what makes the graph sound, then operators as others, then numbers, then the file,
 # and last what tidies up. A pass may leave work for an earlier one, so there are rounds.
@@ -46,6 +48,7 @@ def legalise(
     batch: int | None = None,
     folder: str | Path | None = None,
     tidy: bool = False,
+    watch: Watch | None = None,
 ) -> tuple[onnx.ModelProto, list[ChangeReport]]:
     """Cure what a target minds, as far as passes can.
 
@@ -56,6 +59,8 @@ def legalise(
         batch: For the free first extents; without it they stay free.
         folder: Where the model's other files are, if it has any.
         tidy: Also cure what the target would merely note.
+        watch: Called with the graph before and after each pass that changed something, and
+            its report; what it raises goes through.
 
     Returns:
         The cured model, and a report for each pass that changed something. What is left is
@@ -83,12 +88,15 @@ def legalise(
             if name == "decompose":
                 extra["only"] = _minded(findings)
             try:
-                proto, report = PASSES[name](proto, **extra)
+                changed, report = PASSES[name](proto, **extra)
             except InputError:
                 given_up.add(name)
                 continue
             if report.changes:
+                if watch is not None:
+                    watch(proto, changed, report)
                 done.append(report)
+            proto = changed
         reports += done
         if not done:
             break

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from boxwright.errors import InputError
-from boxwright.graph.view import View, all_places
+from boxwright.graph.view import View, all_places, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -190,20 +190,21 @@ def operators_of(proto: onnx.ModelProto) -> dict[str, int]:
     return dict(Counter(place.node.op_type for place in View(proto).places))
 
 
-def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Let everybody who reads `old` read `new`, at any depth that sees it."""
+def rename(graph: onnx.GraphProto, new_names: Mapping[str, str]) -> None:
+    """Let everybody who reads a tensor read it by its new name, at any depth that sees it."""
     for node in graph.node:
         for at, name in enumerate(node.input):
-            if name == old:
-                node.input[at] = new
-        for item in node.attribute:
-            for inner in (*([item.g] if item.HasField("g") else []), *item.graphs):
-                shadowed = {value.name for value in inner.input}
-                if old not in shadowed:
-                    rename(inner, old, new)
-                    for value in inner.output:
-                        if value.name == old:
-                            value.name = new
+            if name in new_names:
+                node.input[at] = new_names[name]
+        for inner in subgraphs(node):
+            # A body's own inputs hide what is called the same outside.
+            hidden = {value.name for value in inner.input}
+            seen = {old: new for old, new in new_names.items() if old not in hidden}
+            if not seen:
+                continue
+            rename(inner, seen)
+            for value in inner.output:
+                value.name = seen.get(value.name, value.name)
 
 
 def _copy(message: Any) -> Any:

@@ -135,7 +135,7 @@ def uint8(edit: Editor) -> None:
 
 def _read_as_uint8(edit: Editor, name: str) -> bool:
     """Whether somebody but a cast or a further move needs the tensor in uint8."""
-    readers = [node for node in edit.graph.node if name in node.input]
+    readers = edit.view.readers.get(name, [])
     if edit.view.uses[name] > sum(list(node.input).count(name) for node in readers):
         return True
     return any(node.op_type != "Cast" and node.op_type not in _MOVES for node in readers)

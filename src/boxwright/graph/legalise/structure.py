@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator
 from typing import TypeVar
@@ -33,27 +34,31 @@ def initializer_inputs(edit: Editor) -> None:
 @legaliser("sort")
 def sort(edit: Editor) -> None:
     """Put every node after those whose outputs it reads; others keep their order."""
-    made = {name for node in edit.graph.node for name in node.output if name}
-    known: set[str] = set()
-    waiting = list(edit.graph.node)
-    ordered: list[onnx.NodeProto] = []
-    while waiting:
-        later = []
-        for node in waiting:
-            if all(name in known for name in _reads(node) if name in made):
-                ordered.append(node)
-                known.update(node.output)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            raise NotCurableError(f"the graph has a circle through {later[0].name!r}")
-        waiting = later
-    if [id(node) for node in ordered] == [id(node) for node in edit.graph.node]:
+    maker = {name: at for at, node in enumerate(edit.graph.node) for name in node.output if name}
+    readers: list[list[int]] = [[] for _ in edit.graph.node]
+    waits = []
+    for at, node in enumerate(edit.graph.node):
+        makers = {maker[name] for name in _reads(node) if name in maker}
+        waits.append(len(makers))
+        for before in makers:
+            readers[before].append(at)
+    ready = [at for at, number in enumerate(waits) if not number]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        at = heapq.heappop(ready)
+        ordered.append(at)
+        for later in readers[at]:
+            waits[later] -= 1
+            if not waits[later]:
+                heapq.heappush(ready, later)
+    if len(ordered) < len(waits):
+        stuck = next(at for at, number in enumerate(waits) if number)
+        raise NotCurableError(f"the graph has a circle through {edit.graph.node[stuck].name!r}")
+    if ordered == sorted(ordered):
         return
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del edit.graph.node[:]
-    edit.graph.node.extend(copies)
-    edit.note(None, f"{len(copies)} nodes put in order")
+    _replace_nodes(edit, [edit.graph.node[at] for at in ordered])
+    edit.note(None, f"{len(ordered)} nodes put in order")
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
@@ -81,13 +86,13 @@ def names(edit: Editor) -> None:
             edit.note(node, f"now {name!r}")
             node.name = name
     fixed = {value.name for value in (*edit.graph.input, *edit.graph.output)}
+    new_names: dict[str, str] = {}
     for node in edit.graph.node:
         for at, old in enumerate(node.output):
             if old and old not in fixed and not PLAIN_NAME.fullmatch(old):
-                new = edit.fresh(_plain(old))
-                rename(edit.graph, old, new)
-                node.output[at] = new
-                edit.note(node, f"its output {old!r} is now {new!r}")
+                new_names[old] = node.output[at] = edit.fresh(_plain(old))
+                edit.note(node, f"its output {old!r} is now {node.output[at]!r}")
+    rename(edit.graph, new_names)
     for value in list(edit.graph.value_info):
         if not PLAIN_NAME.fullmatch(value.name):
             edit.graph.value_info.remove(value)
@@ -163,39 +168,48 @@ def no_ops(edit: Editor) -> None:
     fixed = {value.name for value in edit.graph.output}
     given = {value.name for value in edit.graph.input} | set(edit.view.initializers)
     keep: list[onnx.NodeProto] = []
+    now: dict[str, str] = {}
     for node in edit.graph.node:
-        source, result = (node.input[0], node.output[0]) if node.input else ("", "")
-        masked = any(edit.view.uses[name] for name in node.output[1:] if name)
-        training = edit.view.input_constant(node, 2)
-        idle = node.op_type == "Identity" or (
-            node.op_type == "Dropout"
-            and not masked
-            and (training is None or not np.any(training))
-            and not (len(node.input) > 2 and node.input[2] and training is None)
-        )
-        if not idle or node.domain not in STANDARD or (result in fixed and source in fixed | given):
+        source = now.get(node.input[0], node.input[0]) if node.input else ""
+        result = node.output[0] if node.output else ""
+        # The names of outputs stay: such a node goes only where its source may take the name.
+        stays = result in fixed and (source in fixed | given or source in now.values())
+        if not _is_idle(edit, node) or stays:
             keep.append(node)
             continue
         edit.note(node, "taken out")
         if result in fixed:
-            # The output's name has to stay: it goes to whoever makes the value.
-            rename(edit.graph, source, result)
-            for other in (*keep, *edit.graph.node):
-                for at, name in enumerate(other.output):
-                    if name == source:
-                        other.output[at] = result
+            now |= {old: result for old, new in now.items() if new == source}
+            now[source] = result
+            given.add(result)
         else:
-            rename(edit.graph, result, source)
+            now[result] = source
+    rename(edit.graph, now)
+    for node in keep:
+        for at, name in enumerate(node.output):
+            node.output[at] = now.get(name, name)
     _replace_nodes(edit, keep)
+
+
+def _is_idle(edit: Editor, node: onnx.NodeProto) -> bool:
+    if node.domain not in STANDARD or not node.input or not node.output:
+        return False
+    if node.op_type == "Dropout":
+        masked = any(edit.view.uses[name] for name in node.output[1:] if name)
+        mode = edit.view.input_constant(node, 2)
+        known = len(node.input) < 3 or not node.input[2] or mode is not None
+        return not masked and known and (mode is None or not np.any(mode))
+    return node.op_type == "Identity"
 
 
 @legaliser("constants")
 def constants(edit: Editor) -> None:
     """Make initializers of Constant nodes."""
     keep = []
+    fixed = {value.name for value in edit.graph.output}
     for node in edit.graph.node:
         tensor = tensor_of_constant(node)
-        if tensor is None or node.output[0] in {value.name for value in edit.graph.output}:
+        if tensor is None or not node.output or node.output[0] in fixed:
             keep.append(node)
             continue
         copy = edit.graph.initializer.add()
@@ -251,17 +265,18 @@ def constant_if(edit: Editor) -> None:
         branch: onnx.GraphProto = attribute(node, taken)
         inner = onnx.GraphProto()
         inner.CopyFrom(branch)
-        for tensor in list(inner.initializer):
-            new = edit.fresh(f"{node.output[0]}/{tensor.name}")
-            rename(inner, tensor.name, new)
-            tensor.name = new
+        wanted = {value.name: out for value, out in zip(inner.output, node.output, strict=False)}
+        local = [t.name for t in inner.initializer]
+        local += [name for other in inner.node for name in other.output if name]
+        new_names = {name: wanted.get(name) or edit.fresh(f"{node.output[0]}/{name}")
+                     for name in local}  # fmt: skip
+        rename(inner, new_names)
+        for tensor in inner.initializer:
+            tensor.name = new_names[tensor.name]
             edit.graph.initializer.add().CopyFrom(tensor)
-        wanted = {value.name: out for value, out in zip(inner.output, node.output, strict=True)}
         for other in inner.node:
             for at, name in enumerate(other.output):
-                new = wanted.get(name) or edit.fresh(f"{node.output[0]}/{name}")
-                rename(inner, name, new)
-                other.output[at] = new
+                other.output[at] = new_names.get(name, name)
         edit.note(node, f"replaced by its {taken}, {len(inner.node)} node(s)")
         made = {name for other in inner.node for name in other.output}
         through = [

@@ -101,7 +101,7 @@ def _ask(graphs: list[tuple[str, bytes, list[Finding]]]) -> tuple[dict[str, str]
     return answers, knows
 
 
-def _work(module: str, graphs: list[tuple[str, bytes, list[Finding]]], build: bool) -> None:
+def _work(module: str, graphs: list[tuple[str, bytes, list[Finding]]], builds: bool) -> None:
     trt = importlib.import_module(module)
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # the module is found at run time
@@ -127,8 +127,8 @@ def _work(module: str, graphs: list[tuple[str, bytes, list[Finding]]], build: bo
         if not parser.parse(data):
             texts = [parser.get_error(index).desc() for index in range(parser.num_errors)]
             answer = "PARSE " + "; ".join(texts)
-        elif build:
-            answer = _build(trt, builder, network, log)
+        elif builds:
+            answer = build(trt, builder, network, log)
         else:
             answer = "ok"
         print(json.dumps({name: " ".join(answer.split())}), flush=True)
@@ -141,7 +141,7 @@ def _flags(trt: Any) -> int:
     return 0 if explicit is None else 1 << int(explicit)
 
 
-def _build(trt: Any, builder: Any, network: Any, log: Any) -> str:
+def build(trt: Any, builder: Any, network: Any, log: Any) -> str:
     config = builder.create_builder_config()
     if hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = 0

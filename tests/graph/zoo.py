@@ -108,7 +108,7 @@ gelu | operator-decomposed | 20 | g (float[1,4,8,8] x) => (float[1,4,8,8] y) { y
 gelu tanh | operator-decomposed | 20 | g (float[1,4,8,8] x) => (float[1,4,8,8] y) { y = Gelu<approximate="tanh">(x) }
 swish 24 | operator-decomposed | 24 | g (float[1,4,8,8] x) => (float[1,4,8,8] y) { y = Swish(x) }
 layer normalization |  | 17 | g (float[1,4,8] x) => (float[1,4,8] y) <float[8] s = {1,2,3,4,5,6,7,8}, float[8] b = {1,1,1,1,1,1,1,1}> { y = LayerNormalization<axis=-1>(x, s, b) }
-group normalization | opset-new | 21 | g (float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4] s = {1,2,3,4}, float[4] b = {1,1,1,1}> { y = GroupNormalization<num_groups=2>(x, s, b) }
+group normalization | group-normalization | 21 | g (float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4] s = {1,2,3,4}, float[4] b = {1,1,1,1}> { y = GroupNormalization<num_groups=2>(x, s, b) }
 grid sample |  | 16 | g (float[1,4,8,8] x, float[1,6,6,2] i) => (float[1,4,6,6] y) { y = GridSample<mode="bilinear", padding_mode="zeros">(x, i) }
 grid sample 5d | grid-sample-rank | 20 | g (float[1,4,8,8,8] x, float[1,6,6,6,3] i) => (float[1,4,6,6,6] y) { y = GridSample<mode="linear">(x, i) }
 grid sample cubic |  | 16 | g (float[1,4,8,8] x, float[1,6,6,2] i) => (float[1,4,6,6] y) { y = GridSample<mode="bicubic">(x, i) }
@@ -176,7 +176,7 @@ dequantize uint8 | quantized-uint8 | 13 | g (float[1,4] x) => (float[1,4] y) <fl
 quantize zero point | zero-point | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}, int8 z = {3}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
 quantize uint8 zero point | zero-point-128 | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}, uint8 z = {128}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
 quantize | | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}, int8 z = {0}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
-quantize no zero point | quantized-uint8 | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}> { a = QuantizeLinear(x, s) y = DequantizeLinear(a, s) }
+quantize no zero point | quantized-no-zero-point | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}> { a = QuantizeLinear(x, s) y = DequantizeLinear(a, s) }
 quantize zero scale | quantized-scale | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.0}, int8 z = {0}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
 dequantize int32 | quantized-int32 | 13 | g (float[1,4] x) => (float[1,4] y) <int32[4] b = {10,-20,30,40}, float s = {0.1}, int32 z = {0}> { d = DequantizeLinear(b, s, z) y = Add(x, d) }
 dynamic quantize | qoperator | 13 | g (float[1,4] x) => (uint8[1,4] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear(x) }
@@ -188,7 +188,7 @@ float range | range-computed | 13 | g (float a, float b, float c) => (float[n] y
 eye like dynamic | eyelike-dynamic | 13 | g (float[N,M] x) => (float[N,M] y) { y = EyeLike(x) }
 roi align | plugin-missing | 16 | g (float[1,1,8,8] x, float[1,4] r, int64[1] b) => (float[1,1,1,1] y) { y = RoiAlign(x, r, b) }
 uint8 reshape | uint8-inside | 13 | g (uint8[4] x) => (float[2,2] y) <int64[2] s = {2,2}> { a = Reshape(x, s) y = Cast<to=1>(a) }
-uint8 multiplied | uint8-inside | 14 | g (uint8[4] x) => (uint8[4] y) { y = Mul(x, x) }
+uint8 multiplied | uint8-arithmetic | 14 | g (uint8[4] x) => (uint8[4] y) { y = Mul(x, x) }
 int8 input | | 13 | g (int8[4] x) => (float[4] y) { y = Cast<to=1>(x) }
 layer normalization statistics | extra-outputs | 17 | g (float[1,4,8] x) => (float[1,4,8] y, float[1,4,1] m) <float[8] s = {1,2,3,4,5,6,7,8}> { y, m = LayerNormalization<axis=-1>(x, s) }
 batch normalization unused outputs | training | 9 | g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2] s = {1,2}, float[2] b = {0.1,0.2}, float[2] m = {0.1,0.2}, float[2] v = {1,2}> { y, rm, rv, sm, sv = BatchNormalization(x, s, b, m, v) }
@@ -351,7 +351,23 @@ def _int64_weights() -> onnx.ModelProto:
     return proto
 
 
+def _malformed() -> onnx.ModelProto:
+    proto = model(_RELU)
+    proto.graph.node[0].op_type = "Conv"
+    return proto
+
+
+def _function() -> onnx.ModelProto:
+    return parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 15, "my": 1]>'
+        "g (float[2,4] x) => (float[2,4] y) { y = my.twice(x) }"
+        '<opset_import: ["": 15], domain: "my"> twice (a) => (b) { b = Add(a, a) }'
+    )
+
+
 _MADE = (
+    Case("convolution without weights", "malformed", _malformed),
+    Case("function", "functions", _function),
     Case("initializers as inputs", "initializers-as-inputs", _initializers_as_inputs),
     Case("not in order", "order", _unordered),
     Case("duplicate node names", "duplicate-names", _duplicate_names),

@@ -63,10 +63,10 @@ def _judge(domain: str, place: Place, target: Target) -> str | None:
     operator = place.node.op_type
     replaceable = (domain, operator) in DECOMPOSED and not place.depth
     if not domain:
-        if target.refuses(operator):
-            return "operator-decomposed" if replaceable else "operator"
         if target.is_uncertain(operator):
             return "operator-uncertain"
+        if target.refuses(operator):
+            return "operator-decomposed" if replaceable else "operator"
         if target.opset_is_enforced and not exists_in(operator, target.opsets[1]):
             return "operator-decomposed" if replaceable else "operator"
         return None if _is_standard(operator) or target.known_operators else "operator"
@@ -273,6 +273,9 @@ def scattering(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("scatter-reduction", f"reduction {reduction}", place)
         if reduction != "none" and node.op_type == "ScatterElements":
             yield Seen("scatter-elements-reduction", f"reduction {reduction}", place)
+        if node.op_type == "GroupNormalization" and view.opset >= 21:
+            yield Seen("group-normalization", "its scale is one a channel", place,
+                       curable=not place.depth)  # fmt: skip
         if node.op_type == "GridSample" and len(view.shapes.get(node.input[0], ())) > 4:
             yield Seen("grid-sample-rank", "5 dimensions", place)
 

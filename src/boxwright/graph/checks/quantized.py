@@ -34,6 +34,8 @@ def _of_node(view: View, place: Place) -> Iterator[Seen]:
     scale = view.input_constant(node, 1)
     if scale is not None and scale.size and not np.all(scale.astype(np.float64) > 0):
         yield Seen("quantized-scale", f"the smallest is {float(scale.min()):g}", place)
+    if node.op_type == "QuantizeLinear" and not input_name(node, 2):
+        yield Seen("quantized-no-zero-point", "uint8 and 0 are meant", place)
     zero = view.input_constant(node, 2)
     kind = _quantised_type(view, place)
     if kind == TensorProto.INT32:

@@ -24,7 +24,10 @@ def dynamic(view: View, target: Target) -> Iterator[Seen]:
         ]
         if any(isinstance(extent, str) for extent in extents[1:]):
             shown = " x ".join(map(str, extents))
-            yield Seen("dynamic-shape", f"input {value.name!r} is {shown}", subject=value.name)
+            # What height and width are is clear of four extents, of which the others are known.
+            image = len(extents) == 4 and sum(isinstance(e, str) for e in extents[1:]) <= 2
+            yield Seen("dynamic-shape", f"input {value.name!r} is {shown}", subject=value.name,
+                       curable=image)  # fmt: skip
 
 
 CHECKS = (dynamic,)

@@ -78,8 +78,8 @@ def narrow_types(view: View, target: Target) -> Iterator[Seen]:
         if any(view.types.get(name) == TensorProto.UINT8 for name in (*node.input, *node.output)):
             moves = node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten",
                                      "Slice", "Concat", "Gather")  # fmt: skip
-            yield Seen("uint8-inside", f"{node.op_type} of uint8", place,
-                       curable=moves and not place.depth)  # fmt: skip
+            yield Seen("uint8-inside" if moves else "uint8-arithmetic", f"{node.op_type} of uint8",
+                       place, curable=not place.depth)  # fmt: skip
     for value in (*view.inputs, *view.graph.output):
         if _kind(view, value) == TensorProto.UINT8:
             yield Seen("uint8-io", f"{value.name!r}", subject=value.name)

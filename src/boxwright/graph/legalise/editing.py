@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -135,9 +135,11 @@ class Chain:
 
 
 class Pass(Protocol):
-    """A pass as users call it."""
+    """A pass as users call it; see :class:`ChangeReport` for its tolerance and reason."""
 
     __name__: str
+    tolerance: float
+    reason: str
 
     def __call__(
         self, proto: onnx.ModelProto, **parameters: Any
@@ -179,8 +181,10 @@ def legaliser(
         run.__name__ = change.__name__
         run.__doc__ = change.__doc__
         run.__module__ = change.__module__
-        PASSES[name] = run
-        return run
+        run.tolerance, run.reason = tolerance, reason  # type: ignore[attr-defined]
+        finished = cast("Pass", run)
+        PASSES[name] = finished
+        return finished
 
     return wrap
 

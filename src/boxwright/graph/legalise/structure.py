@@ -173,7 +173,7 @@ def no_ops(edit: Editor) -> None:
         source = now.get(node.input[0], node.input[0]) if node.input else ""
         result = node.output[0] if node.output else ""
         # The names of outputs stay: such a node goes only where its source may take the name.
-        stays = result in fixed and (source in fixed | given or source in now.values())
+        stays = result in fixed and (source in fixed or source in given)
         if not _is_idle(edit, node) or stays:
             keep.append(node)
             continue

@@ -104,7 +104,7 @@ _ROWS = (
           "older parsers skip them", "inline"),
     # --- structure ------------------------------------------------------------------
     _rule("malformed", "Ep Ep Ep Ep Ep Ep Ep Ep Ep",
-          "a node that breaks its operator's definition", "it means nothing", None,
+          "a node or tensor that breaks its own definition", "it means nothing", None,
           "the file is damaged, or its exporter wrong: export again"),
     _rule("initializers-as-inputs", "N N N N N W N N N", "initializers listed as inputs (old IR)",
           "they count as inputs that may change, which stops constant folding",

@@ -68,6 +68,12 @@ class View:
         return tuple((place, fault) for place, fault in found if fault is not None)
 
     @cached_property
+    def broken_tensors(self) -> tuple[tuple[str, str], ...]:
+        """Initializers whose values are not what their type and shape ask for, and why."""
+        found = ((name, fault_of_tensor(tensor)) for name, tensor in self.initializers.items())
+        return tuple((name, fault) for name, fault in found if fault is not None)
+
+    @cached_property
     def readers(self) -> Mapping[str, list[onnx.NodeProto]]:
         """Which well-formed nodes of any depth read a tensor."""
         found: dict[str, list[onnx.NodeProto]] = {}
@@ -190,6 +196,34 @@ def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
         elif int(present[name].type) != int(wanted.type.value):  # type: ignore[attr-defined]
             return f"its attribute {name!r} is of another type"
     return None
+
+
+def fault_of_tensor(tensor: onnx.TensorProto) -> str | None:
+    """Why a tensor's values are not those of its type and shape, or ``None`` where they are."""
+    from onnx import TensorProto, helper
+
+    if any(extent < 0 for extent in tensor.dims):
+        return f"its shape is {list(tensor.dims)}"
+    if tensor.data_type == TensorProto.STRING or tensor.data_location == TensorProto.EXTERNAL:
+        return None
+    if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
+        return f"its type is {tensor.data_type}, which is none"
+    if not tensor.HasField("raw_data"):
+        held = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+        # Complex numbers take two places each; 4-bit ones share theirs.
+        most = 2 * count(tensor)
+        exact = tensor.data_type in _ONE_EACH
+        fits = held == count(tensor) if exact else held <= most
+        return None if fits else f"it holds {held} values, and its shape is {list(tensor.dims)}"
+    if tensor.data_type in _ONE_EACH:
+        size = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * count(tensor)
+        if len(tensor.raw_data) != size:
+            return f"it holds {len(tensor.raw_data)} bytes, and its shape needs {size}"
+    return None
+
+
+# By their numbers in onnx.proto: float, the integers of 8 to 64 bits, bool, float16, double.
+_ONE_EACH = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13})
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

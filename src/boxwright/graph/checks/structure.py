@@ -32,6 +32,8 @@ def malformed(view: View, target: Target) -> Iterator[Seen]:
     """Nodes that break their operator's definition; the other checks leave them out."""
     for place, fault in view.malformed[:_MOST_MALFORMED]:
         yield Seen("malformed", fault, place)
+    for name, fault in view.broken_tensors[:_MOST_MALFORMED]:
+        yield Seen("malformed", f"{name!r}: {fault}", subject=name)
 
 
 def order(view: View, target: Target) -> Iterator[Seen]:

@@ -75,6 +75,8 @@ def legalise(
     given_up: set[str] = set()
     for _ in range(_ROUNDS):
         findings = diagnose(proto, target, folder)
+        if any(finding.code == "malformed" for finding in findings):
+            break  # what means nothing cannot be written another way
         wanted = {f.cure for f in findings if f.cure and (tidy or f.severity != "note")}
         if size is not None or batch is not None:
             wanted.add("fix-shapes")

@@ -48,7 +48,7 @@ def _convert(proto: onnx.ModelProto, version: int) -> None:
     try:
         converted = onnx.version_converter.convert_version(proto, version)
         onnx.checker.check_model(converted)
-    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+    except Exception as error:  # the converter's own errors share no base but Exception
         reason = " ".join(str(error).split())[:200]
         raise NotCurableError(f"ONNX's converter cannot: {reason}") from error
     if opset_of(converted) != version:
@@ -141,8 +141,9 @@ def inline(edit: Editor) -> None:
     number = len(edit.proto.functions)
     try:
         edit.proto.CopyFrom(inliner.inline_local_functions(edit.proto))
-    except (RuntimeError, ValueError) as error:
-        raise NotCurableError(f"the functions cannot be inlined: {error}") from error
+    except Exception as error:  # as the converter's
+        reason = " ".join(str(error).split())[:200]
+        raise NotCurableError(f"the functions cannot be inlined: {reason}") from error
     edit.refresh()
     edit.note(None, f"{number} function(s) inlined")
 

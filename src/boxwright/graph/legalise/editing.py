@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
+import onnx
 
 from boxwright.errors import InputError
 from boxwright.graph.view import View, all_places, subgraphs
 
 if TYPE_CHECKING:
-    import onnx
     from numpy.typing import ArrayLike, NDArray
+
+
+# What reading a graph raises whose attributes and shapes contradict each other.
+_DO_NOT_FIT = (IndexError, KeyError, TypeError, ValueError, onnx.checker.ValidationError)
 
 
 class NotCurableError(InputError):
@@ -165,7 +169,14 @@ def legaliser(
         def run(proto: onnx.ModelProto, **parameters: Any) -> tuple[onnx.ModelProto, ChangeReport]:
             edit = Editor(_copy(proto))
             before = operators_of(proto)
-            change(edit, **parameters)
+            try:
+                change(edit, **parameters)
+            except _DO_NOT_FIT as error:
+                said = " ".join(str(error).split())[:200]
+                raise NotCurableError(
+                    f"the pass {name!r} cannot read this graph, whose numbers do not fit "
+                    f"together: {type(error).__name__}: {said}"
+                ) from error
             after = operators_of(edit.proto)
             report = ChangeReport(
                 name,

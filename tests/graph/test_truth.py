@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
+import boxwright
 from boxwright.extras import import_onnxruntime
 from boxwright.graph.diagnose import diagnose, is_accepted
 from boxwright.graph.legalise import legalise
@@ -178,3 +180,22 @@ def test_something_is_cured_for_each_runtime() -> None:
             refused = not is_accepted(diagnose(case.make(), target))
             cured += refused and is_accepted(diagnose(proto, target))
         assert cured >= {"tensorrt-rtx": 14, "onnxruntime": 4, "openvino": 4}[family]
+
+
+def _real_models(folder: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
+    for path in sorted((folder / "onnx").glob("*.onnx")):
+        yield path.name, onnx.load(path)
+    weights = folder / "darknet" / "yolov4-tiny" / "yolov4-tiny.weights"
+    yield weights.name, boxwright.import_model(weights).proto
+
+
+@pytest.mark.parametrize("family", _RUNTIMES)
+def test_real_detectors_are_accepted_by_both_as_they_are_and_cured(
+    family: str, fixtures_dir: Path
+) -> None:
+    target = _target_here(family)
+    for name, proto in _real_models(fixtures_dir):
+        cured, _ = legalise(proto, target, tidy=True)
+        for graph in (proto, cured):
+            assert _ours(graph, target) == "accepted", name
+            assert _RUNTIMES[family](graph) == "accepted", name

@@ -12,11 +12,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from boxwright.errors import InputError, ModelError
+from boxwright.errors import InputError, ModelError, NotCurableError
 from boxwright.graph.compare import compare
 from boxwright.graph.diagnose import diagnose, is_accepted
 from boxwright.graph.doctor import cure, read_graph, write_graph
-from boxwright.graph.legalise import PASSES, NotCurableError, legalise
+from boxwright.graph.legalise import PASSES, legalise
 from boxwright.graph.targets import find_target, known_targets
 from tests.graph import zoo
 

@@ -26,6 +26,10 @@ QOPERATORS = {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 # More than this many is what TensorRT's TopK takes (its builder's own message).
 TOPK_MOST = 3840
 
+# A wider or farther window than any network has is not written out tap by tap.
+_MOST_TAPS = 64
+_MOST_STEP = 1 << 16
+
 # What RTX's parser knows by name and refuses, for a plugin it looks for is not there.
 _RTX_PLUGINS = ("NonZero", "RoiAlign")
 
@@ -170,7 +174,7 @@ def plain_coordinates(view: View, node: onnx.NodeProto) -> str | None:
     if scales is None or len(scales) != len(shape) or None in shape:
         return "half_pixel" if view.input_constant(node, 3) is not None else None
     lengths = [float(extent or 0) * float(s) for extent, s in zip(shape, scales, strict=True)]
-    return "half_pixel" if all(length == round(length) for length in lengths) else None
+    return "half_pixel" if all(length.is_integer() for length in lengths) else None
 
 
 def resize_factors(view: View, node: onnx.NodeProto) -> list[float] | None:
@@ -216,7 +220,7 @@ def selection(view: View, target: Target) -> Iterator[Seen]:
         if node.op_type == "TopK" and node.domain in STANDARD:
             k = attribute(node, "k")
             constant = view.input_constant(node, 1)
-            if constant is not None and constant.size:
+            if constant is not None and constant.size and constant.dtype.kind in "iu":
                 k = int(constant.reshape(-1)[0])
             if k is not None and k > TOPK_MOST:
                 yield Seen("topk-large", f"K is {k}", place)
@@ -245,6 +249,7 @@ def windows(view: View, target: Target) -> Iterator[Seen]:
                 and not attribute(node, "ceil_mode", 0)
                 and attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
                 and not any(node.output[1:])
+                and is_pool_of_taps(view, node)
             )
             yield Seen("pool-dilation", f"dilations {attribute(node, 'dilations')}", place,
                        curable=plain)  # fmt: skip
@@ -255,6 +260,21 @@ def windows(view: View, target: Target) -> Iterator[Seen]:
         elif node.op_type == "ConvTranspose" and attribute(node, "output_shape"):
             yield Seen("output-shape", f"{attribute(node, 'output_shape')}", place,
                        curable=not place.depth and _spatial(view, node) is not None)  # fmt: skip
+
+
+def is_pool_of_taps(view: View, node: onnx.NodeProto) -> bool:
+    """Whether a pooling's numbers go together, and its window is one to write out tap by tap."""
+    kernel = attribute(node, "kernel_shape") or []
+    lists = [attribute(node, name) or kernel for name in ("dilations", "strides")]
+    pads = attribute(node, "pads") or [0] * (2 * len(kernel))
+    return (
+        len(kernel) == len(view.shapes.get(node.input[0], ())) - 2
+        and all(len(numbers) == len(kernel) for numbers in lists)
+        and len(pads) == 2 * len(kernel)
+        and all(1 <= taps <= _MOST_TAPS for taps in kernel)
+        and all(1 <= number <= _MOST_STEP for numbers in lists for number in numbers)
+        and all(0 <= number <= _MOST_STEP for number in pads)
+    )
 
 
 def _spatial(view: View, node: onnx.NodeProto) -> tuple[int, ...] | None:

@@ -46,7 +46,8 @@ def _of_node(view: View, place: Place) -> Iterator[Seen]:
     if kind in _WIDE:
         yield Seen("quantized-wide", f"{node.op_type} of 16-bit integers", place)
         return
-    points = set() if zero is None else {int(z) for z in np.asarray(zero, np.int64).reshape(-1)}
+    whole = zero is not None and zero.dtype.kind in "iu"
+    points = {int(z) for z in np.asarray(zero).reshape(-1)} if whole else set()
     if points - {0}:
         if kind == TensorProto.UINT8 and points == {128}:
             yield Seen("zero-point-128", "zero point 128", place,

@@ -133,6 +133,7 @@ def foldable(view: View, target: Target) -> Iterator[Seen]:
         if (
             before is not None
             and before.op_type == "Conv"
+            and len(before.input) > 1
             and view.uses[node.input[0]] == 1
             and not any(node.output[1:])
             and all(name in view.initializers for name in (before.input[1], *node.input[1:5]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from boxwright.errors import InputError
 from boxwright.graph.diagnose import Finding, diagnose
 from boxwright.graph.legalise import container, numbers, operators, resize_pad, shapes, structure
-from boxwright.graph.legalise.editing import PASSES, ChangeReport, NotCurableError
+from boxwright.graph.legalise.editing import PASSES, ChangeReport
 from boxwright.graph.view import opset_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Watch = Callable[["onnx.ModelProto", "onnx.ModelProto", ChangeReport], None]
 
-__all__ = ["ORDER", "PASSES", "ChangeReport", "NotCurableError", "Watch", "legalise"]
+__all__ = ["ORDER", "PASSES", "ChangeReport", "Watch", "legalise"]
 
 # First what makes the graph sound, then operators as others, then numbers, then the file,
 # and last what tidies up. A pass may leave work for an earlier one, so there are rounds.

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import onnx
 
+from boxwright.errors import NotCurableError
 from boxwright.files import open_regular
 from boxwright.graph.checks.container import signature_change
 from boxwright.graph.checks.operators import exists_in
 from boxwright.graph.external import place_of, tensors
-from boxwright.graph.legalise.editing import Editor, NotCurableError, legaliser
+from boxwright.graph.legalise.editing import Editor, legaliser
 from boxwright.graph.view import STANDARD, all_places, opset_of
 from boxwright.model import MAX_MODEL_BYTES
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import onnx
 
-from boxwright.errors import InputError
+from boxwright.errors import NotCurableError
 from boxwright.graph.view import View, all_places, subgraphs
 
 if TYPE_CHECKING:
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 
 # What reading a graph raises whose attributes and shapes contradict each other.
-_DO_NOT_FIT = (IndexError, KeyError, TypeError, ValueError, onnx.checker.ValidationError)
-
-
-class NotCurableError(InputError):
-    """A pass was asked for, and this graph does not let it do its work."""
+_DO_NOT_FIT = (
+    ArithmeticError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    onnx.checker.ValidationError,
+)
 
 
 @dataclass(frozen=True)

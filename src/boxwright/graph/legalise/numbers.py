@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from boxwright.errors import NotCurableError
 from boxwright.graph.external import tensors
-from boxwright.graph.legalise.editing import Editor, NotCurableError, legaliser
+from boxwright.graph.legalise.editing import Editor, legaliser
 from boxwright.graph.view import attribute, count_uses
 
 _INT32 = np.iinfo(np.int32)
@@ -167,15 +168,18 @@ def batchnorm(edit: Editor) -> None:
         ):
             continue
         scale, shift, mean, variance = (values(name) for name in node.input[1:5])
-        factor = scale / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))
         kernel = weights[conv.input[1]]
-        if kernel.data_type != TensorProto.FLOAT or not np.all(np.isfinite(factor)):
-            continue
         shape = (-1, *[1] * (len(kernel.dims) - 1))
         bias = values(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else 0.0
-        name = edit.constant(values(conv.input[1]) * factor.reshape(shape),
-                             f"{conv.input[1]}/folded", np.float32)  # fmt: skip
-        offset = edit.constant((bias - mean) * factor + shift, f"{name}/bias", np.float32)
+        with np.errstate(all="ignore"):
+            factor = scale / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))
+            product = (values(conv.input[1]) * factor.reshape(shape)).astype(np.float32)
+            constant = ((bias - mean) * factor + shift).astype(np.float32)
+        finite = np.all(np.isfinite(product)) and np.all(np.isfinite(constant))
+        if kernel.data_type != TensorProto.FLOAT or not finite:
+            continue
+        name = edit.constant(product, f"{conv.input[1]}/folded")
+        offset = edit.constant(constant, f"{name}/bias")
         del conv.input[1:]
         conv.input.extend([name, offset])
         folded[conv.output[0]] = node.output[0]
@@ -220,8 +224,9 @@ def float_bias(edit: Editor) -> None:
             shape = [1] * integers.ndim
             shape[axis] = scale.size
             scale = scale.reshape(shape)
-        values = (integers.astype(np.float32) * scale.astype(np.float32).reshape(
-            scale.shape if scale.size > 1 else ())).astype(scale.dtype)  # fmt: skip
+        factor = scale.astype(np.float32).reshape(scale.shape if scale.size > 1 else ())
+        with np.errstate(all="ignore"):
+            values = (integers.astype(np.float32) * factor).astype(scale.dtype)
         edit.note(node, f"{integers.size} value(s) in float now")
         edit.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
     if edit.changes:

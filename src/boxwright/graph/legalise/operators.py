@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from boxwright.errors import NotCurableError
+from boxwright.graph.checks.operators import is_pool_of_taps
 from boxwright.graph.legalise.container import at_least
-from boxwright.graph.legalise.editing import Chain, Editor, NotCurableError, legaliser
+from boxwright.graph.legalise.editing import Chain, Editor, legaliser
 from boxwright.graph.view import STANDARD, attribute, input_name
 
 
@@ -84,8 +86,9 @@ def pool_dilation(edit: Editor) -> None:
             or any(node.output[1:])
             or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
             or kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+            or not is_pool_of_taps(edit.view, node)
         ):
-            raise NotCurableError("it also rounds up, gives indices, or is not of floats")
+            raise NotCurableError("it also rounds up, gives indices, is not of floats, or too wide")
         chain = Chain(edit, node)
         pads = attribute(node, "pads") or [0] * (2 * rank)
         strides = attribute(node, "strides") or [1] * rank
@@ -303,6 +306,8 @@ def _group_normalization(chain: Chain, node: onnx.NodeProto, kind: _Kind) -> Non
     if len(shape) < 3 or shape[1] is None or None in shape[2:]:
         raise NotCurableError("the shape of its input is not known")
     channels = int(shape[1])
+    if groups < 1 or channels % groups:
+        raise NotCurableError(f"{channels} channels are not {groups} groups")
     x = chain.op("Reshape", node.input[0], chain.constant([0, groups, -1], np.int64))
     ones, zeros = (chain.constant(np.full(groups, v), kind) for v in (1.0, 0.0))
     x = chain.op("InstanceNormalization", x, ones, zeros,

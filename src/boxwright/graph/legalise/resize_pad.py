@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from boxwright.errors import NotCurableError
 from boxwright.graph.checks.operators import plain_coordinates, resize_factors
-from boxwright.graph.legalise.editing import Chain, Editor, NotCurableError, legaliser
+from boxwright.graph.legalise.editing import Chain, Editor, legaliser
 from boxwright.graph.view import attribute, input_name
 
 

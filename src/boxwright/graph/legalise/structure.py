@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from boxwright.errors import NotCurableError
 from boxwright.graph.checks.structure import FIRST_OUTPUT_ONLY, PLAIN_NAME, dangling
-from boxwright.graph.legalise.editing import Editor, NotCurableError, legaliser, rename
+from boxwright.graph.legalise.editing import Editor, legaliser, rename
 from boxwright.graph.view import STANDARD, all_places, attribute, subgraphs, tensor_of_constant
 
 _Message = TypeVar("_Message", onnx.NodeProto, onnx.ValueInfoProto)

@@ -84,11 +84,7 @@ def legalise(
         for name in ORDER:
             if name not in wanted or name in given_up:
                 continue
-            extra = dict(parameters.get(name, {}))
-            if name == "opset":
-                extra["version"] = _opset_for(proto, target)
-            if name == "decompose":
-                extra["only"] = _minded(findings)
+            extra = dict(parameters.get(name, {})) | _asked_for(name, proto, target, findings)
             try:
                 changed, report = PASSES[name](proto, **extra)
             except InputError:
@@ -103,6 +99,15 @@ def legalise(
         if not done:
             break
     return proto, reports
+
+
+def _asked_for(
+    name: str, proto: onnx.ModelProto, target: Target, findings: list[Finding]
+) -> dict[str, Any]:
+    """Parameters of a pass that depend on the graph at hand."""
+    if name == "opset":
+        return {"version": _opset_for(proto, target)}
+    return {"only": _minded(findings)} if name == "decompose" else {}
 
 
 def _opset_for(proto: onnx.ModelProto, target: Target) -> int:

@@ -171,11 +171,11 @@ def _import(request: ImportRequest, proto: onnx.ModelProto, files: list[Path]) -
     proto, cures = source.cured(proto, origin)
     foreign = convert.settle(proto, request.size, facts.size, _inner(options), origin)
     options = _source_names(options, foreign)
-    head = request.head
-    if plugin is not None:
-        head, options = _of_plugin(plugin, head, options)
     seen = recognise.Seen(foreign.tensors, foreign.size, facts, options)
-    plan = recognise.recognise_head(seen, head, origin)
+    if plugin is None:
+        plan = recognise.recognise_head(seen, request.head, origin)
+    else:
+        plan = recognise.plan_of_plugin(seen, plugin, request.head, origin)
     form = _pixels(request, plan, foreign, facts)
     names, names_file = _names(request, plan, facts)
     plan = dataclasses.replace(plan, head=dataclasses.replace(plan.head, classes=len(names)))
@@ -225,24 +225,6 @@ def _source_names(options: dict[str, Any], foreign: Foreign) -> dict[str, Any]:
                 for n in words(options[key])
             ]
     return options
-
-
-def _of_plugin(
-    plugin: dict[str, Any], head: str | None, options: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """What TensorRT's plugin said of its inputs: boxes in pixels, and scores."""
-    if plugin["background_class"] >= 0:
-        raise ImportFailedError(
-            f"its suppression leaves out class {plugin['background_class']}, a background; "
-            "export the network without suppression"
-        )
-    said = {
-        "box": "cxcywh" if plugin["box_coding"] == 1 else "xyxy",
-        "activation": "sigmoid" if plugin["score_activation"] == 1 else "none",
-        "background": "none",
-        "normalised": False,
-    }
-    return head or "ssd", said | options
 
 
 def _pixels(request: ImportRequest, plan: Plan, foreign: Foreign, facts: Metadata) -> PixelFormat:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boxwright.card import Head as CardHead
 from boxwright.errors import ImportFailedError, ModelError
-from boxwright.graph.builder import GraphBuilder
+from boxwright.graph.builder import IR_VERSION, GraphBuilder
 from boxwright.graph.heads import Raw, decode
 from boxwright.graph.legalise.editing import rename
 from boxwright.graph.pixels import PixelFormat, add_pixels
@@ -258,7 +258,11 @@ def convert(
     surgery.keep_needed(proto.graph)
     proto.producer_name, proto.producer_version = "boxwright", _version()
     del proto.metadata_props[:]
-    proto.doc_string = ""
+    proto.doc_string, proto.ir_version = "", IR_VERSION
+    for node in proto.graph.node:
+        if not node.name:
+            # Reports name nodes.
+            node.name = builder.unique(node.output[0])
     return proto, decoded.heads
 
 

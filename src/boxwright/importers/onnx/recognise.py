@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.card import Nms
 from boxwright.errors import ImportFailedError
-from boxwright.graph.heads import Head, Raw
+from boxwright.graph.heads import Head, Raw, Rows
 from boxwright.importers.onnx import heads
 from boxwright.importers.onnx.families import FAMILIES, Family, find_family
 from boxwright.importers.onnx.metadata import Metadata
+from boxwright.importers.onnx.surgery import original_name
 
 Array = NDArray[Any]
 
@@ -78,6 +81,32 @@ def recognise_head(seen: Seen, head: str | None, origin: str) -> Plan:
             )
         return _plan(family, made, "as you say")
     return _by_metadata(seen) or _by_outputs(seen, origin)
+
+
+def plan_of_plugin(seen: Seen, plugin: Mapping[str, Any], head: str | None, origin: str) -> Plan:
+    """What TensorRT's suppressing plugin said of its inputs: boxes in pixels, and scores.
+
+    Raises:
+        ImportFailedError: It leaves out a background, or its inputs have another form.
+    """
+    names = [f"source/{plugin[key]}" for key in ("boxes", "scores")]
+    box, score = (n if n in seen.tensors else original_name(n) for n in names)
+    boxes, scores = seen.tensors[box], seen.tensors[score]
+    if plugin["background_class"] >= 0 or boxes.ndim != 3 or boxes.shape[2] != 4:
+        raise ImportFailedError(
+            f"{origin}: what its suppressing plugin reads is not boxes (N, A, 4) and scores "
+            f"without a background, but {describe(seen.tensors)}; export it without suppression"
+        )
+    family = find_family(head or "end2end")
+    overlap = min(max(float(plugin["iou_threshold"]), 0.0), 1.0)
+    family = dataclasses.replace(family, nms=Nms(iou_threshold=overlap))
+    record = Rows(
+        classes=scores.shape[2],
+        activation="sigmoid" if plugin["score_activation"] == 1 else "none",
+        box="cxcywh" if plugin["box_coding"] == 1 else "xyxy",
+    )
+    reason = "what its suppressing plugin reads; the plugin is cut off"
+    return Plan(family, record, Raw((box,), (score,)), boxes.shape[1], reason)
 
 
 def describe(tensors: Mapping[str, Array]) -> str:

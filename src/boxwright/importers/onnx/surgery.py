@@ -28,8 +28,8 @@ def cut_nms_plugin(proto: onnx.ModelProto) -> dict[str, Any] | None:
 
     Returns:
         ``boxes`` and ``scores``, names of its inputs, and its attributes ``box_coding``
-        (0 corners, 1 centre and size), ``score_activation`` (1 sigmoid) and
-        ``background_class``; ``None`` where there is no such plugin.
+        (0 corners, 1 centre and size), ``score_activation`` (1 sigmoid), ``iou_threshold``
+        and ``background_class``; ``None`` where there is no such plugin.
     """
     from onnx import TensorProto, helper
 
@@ -37,7 +37,7 @@ def cut_nms_plugin(proto: onnx.ModelProto) -> dict[str, Any] | None:
     if len(found) != 1 or len(found[0].input) != 2:
         return None
     node = found[0]
-    said = {item.name: item.i for item in node.attribute}
+    said = {item.name: item.f if item.type == item.FLOAT else item.i for item in node.attribute}
     boxes, scores = node.input
     proto.graph.node.remove(node)
     del proto.graph.output[:]
@@ -53,6 +53,7 @@ def cut_nms_plugin(proto: onnx.ModelProto) -> dict[str, Any] | None:
         "box_coding": said.get("box_coding", 0),
         "score_activation": said.get("score_activation", 0),
         "background_class": said.get("background_class", -1),
+        "iou_threshold": said.get("iou_threshold", 0.5),
     }
 
 

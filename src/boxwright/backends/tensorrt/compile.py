@@ -180,7 +180,15 @@ def _inspect(library: Library, plan: bytes, logger: Any) -> str | None:
         return None
     trt = library.trt
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:
+    context = None if engine is None else engine.create_execution_context()
+    if context is None:
         return None
+    # Of a free batch the inspector says "N/A due to dynamic shapes" instead of types.
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        an_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        if an_input and -1 in tuple(engine.get_tensor_shape(name)):
+            context.set_input_shape(name, engine.get_tensor_profile_shape(name, 0)[1])
     inspector = engine.create_engine_inspector()
+    inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

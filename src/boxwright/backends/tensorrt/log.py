@@ -94,4 +94,6 @@ def plain(message: str) -> str:
     text = re.sub(r"\s*\(In \w+ at [^\s()]+\)", "", text)
     # With more in the same brackets, which is the reason.
     text = re.sub(r"\bIn \w+ at [^\s()]+:\d+ ?", "", text)
-    return printable(" ".join(text.split()))[:_MAX_LINE]
+    # A node's name comes from a file and could steer a terminal.
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", "", " ".join(text.split()))
+    return printable(text)[:_MAX_LINE]

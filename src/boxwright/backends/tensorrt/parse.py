@@ -62,8 +62,9 @@ def explain_refusal(library: Library, model: bytes, journal: Journal) -> str:
     """
     why = "; ".join(journal.errors[-3:]) or "it does not say why"
     nodes = [node for node in onnx.ModelProto.FromString(model).graph.node if node.name in why]
-    # Where `pool_1` is named, `pool` and `pool_10` are not.
-    named = [node for node in nodes if re.search(rf"(?<![\w/]){re.escape(node.name)}(?!\d)", why)]
+    # Where `a/pool_1` is named, `a`, `pool_1` and `a/pool_10` are not.
+    ends = r"(?=_\d+\b|[^\w/]|$)"
+    named = [n for n in nodes if re.search(rf"(?<![\w/]){re.escape(n.name)}{ends}", why)]
     names = [node.name for node in named]
     hints = [
         f"node {node.name} is a {node.op_type}" + (f": {advice}" if advice else "")

@@ -276,7 +276,7 @@ def _open(
             plugins=settings.plugins,
             graphs=settings.cuda_graphs,
         )
-    except (BuildError, EngineError):
+    except BaseException:
         stream.close()
         raise
     return TensorRtRunner(engine, stream, settings.cuda_graphs and not library.is_rtx)

@@ -83,7 +83,7 @@ class TensorRtBackend:
         """
         library, settings = load_library(self.name), read_settings(self.name, spec)
         version = f"{library.version}+{_REVISION}" + "+vc" * settings.version_compatible
-        version += "+strip" * settings.strip
+        version += "+strip" * _strips(library, settings)
         device = str(self._target(spec, settings))
         found = Fingerprint.of(self.name, version, device, spec, "tf32" if settings.tf32 else "")
         batches = "+".join("-".join(map(str, batch)) for batch in settings.profiles)
@@ -131,7 +131,7 @@ class TensorRtBackend:
 
         def open_plan(data: bytes) -> TensorRtRunner:
             weights = None
-            if settings.strip:
+            if _strips(library, settings):
                 model = source if isinstance(source, Model) else source.model()
                 weights = model.to_bytes()
             return _open(library, data, settings, spec, weights)
@@ -191,7 +191,7 @@ class TensorRtBackend:
         images = sample_images(model.card)
         with registry.get("onnxruntime").load(model, BuildSpec(device="cpu")) as runner:
             expected = runner.infer({IMAGES: images})
-        weights = model.to_bytes() if settings.strip else None
+        weights = model.to_bytes() if _strips(library, settings) else None
         try:
             with _open(library, plan, settings, spec, weights) as runner:
                 got = runner.infer({IMAGES: images})
@@ -250,6 +250,11 @@ class TensorRtRtxBackend(TensorRtBackend):
             raise
 
 
+def _strips(library: Library, settings: Settings) -> bool:
+    """Whether plans come without weights: TensorRT 8.6 ignores that wish."""
+    return settings.strip and library.has_flag("STRIP_PLAN")
+
+
 def _check_precision(library: Library, precision: str) -> None:
     if precision != "fp32" and library.strongly_typed_only:
         raise BuildError(
@@ -272,7 +277,7 @@ def _open(
             plugins=settings.plugins,
             graphs=settings.cuda_graphs,
         )
-    except (BuildError, EngineError):
+    except BaseException:
         stream.close()
         raise
     return TensorRtRunner(engine, stream, settings.cuda_graphs and not library.is_rtx)

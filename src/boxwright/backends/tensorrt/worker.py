@@ -11,6 +11,7 @@ ends by itself when its standard input closes, which is when the parent dies.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from boxwright import errors
 from boxwright.backends.tensorrt.compile import Built, Request, compile_plan
@@ -40,30 +42,34 @@ def build_isolated(request: Request, model: bytes, progress: ProgressCallback) -
     Raises:
         BuildError: Also where the process crashes.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix="boxwright-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
+    with _explained():
+        temporary = tempfile.TemporaryDirectory(prefix="boxwright-", ignore_cleanup_errors=True)
+    with temporary as name:
+        folder = Path(name)
+        with _explained():
             (folder / _MODEL).write_bytes(model)
             (folder / _REQUEST).write_text(request.to_json(), encoding="utf-8")
-            code, said = _run(folder, progress)
+        code, said = _run(folder, progress)
+        with _explained():
             return _collect(folder, code, said)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Trouble with the temporary folder as a build error; the callback's errors are its own."""
+    try:
+        yield
     except OSError as error:
-        raise BuildError(
-            f"cannot build in {tempfile.gettempdir()}: {error.strerror or error}"
-        ) from error
+        where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+        raise BuildError(f"cannot build{where}: {error.strerror or error}") from error
 
 
 def _run(folder: Path, progress: ProgressCallback) -> tuple[int, str]:
     """Run the child to its end; its exit status and the end of what it printed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with open(folder / "stderr", "w+b") as stderr:
-        child = subprocess.Popen(  # noqa: S603 - our own code in our own interpreter
-            [sys.executable, "-P", "-c", _CODE, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=environment,
-        )
+    with _explained():
+        stderr = open(folder / "stderr", "w+b")  # noqa: SIM115 - closed below
+    with stderr:
+        child = _start(folder, stderr)
         try:
             assert child.stdout is not None  # noqa: S101 - it is a pipe
             for line in child.stdout:
@@ -81,12 +87,26 @@ def _run(folder: Path, progress: ProgressCallback) -> tuple[int, str]:
         return code, stderr.read().decode(errors="replace").strip()
 
 
+def _start(folder: Path, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with _explained():
+        return subprocess.Popen(  # noqa: S603 - our own code in our own interpreter
+            [sys.executable, "-P", "-c", _CODE, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+        )
+
+
 def _relay(line: bytes, progress: ProgressCallback) -> None:
     try:
-        stage, done, total = json.loads(line)
-    except ValueError:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
         return  # a library's own print
-    progress(str(stage), int(done), int(total))
+    match content:
+        case [str(stage), int(done), int() | None as total]:
+            progress(stage, done, total)
 
 
 def _collect(folder: Path, code: int, said: str) -> Built:

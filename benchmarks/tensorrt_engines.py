@@ -1,7 +1,8 @@
 """TensorRT engines beside ONNX Runtime (what they compute) and a bare loop (how fast).
 
 python benchmarks/tensorrt_engines.py A.weights [B.weights ...] --images FOLDER
-    [--annotations FILE] [--precision fp32,tf32,fp16] [--batch 1,8,32] [--rounds N] [--level N] [--output FILE]
+    [--annotations FILE] [--precision fp32,tf32,fp16] [--batch 1,8,32] [--rounds N]
+    [--level N] [--output FILE]
 
 Needs a GPU. The cfg and ``coco.names`` of each are looked for beside its weights.
 

@@ -167,7 +167,8 @@ def opset_of(proto: onnx.ModelProto) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _definition(operator: str, opset: int) -> onnx.defs.OpSchema | None:
+def definition(operator: str, opset: int) -> onnx.defs.OpSchema | None:
+    """An operator of the standard domain as an opset has it; ``None`` where it has not."""
     from onnx import defs
 
     try:
@@ -190,7 +191,7 @@ def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
         return "it has no outputs"
     if not node.input and node.op_type not in _SOURCES and onnx.defs.has(node.op_type):
         return "it has no inputs"
-    known = _definition(node.op_type, opset) if node.domain in STANDARD else None
+    known = definition(node.op_type, opset) if node.domain in STANDARD else None
     if known is None:
         return None
     needed = [name for name in node.input[: known.min_input] if name]
@@ -200,6 +201,9 @@ def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
         return f"it has {len(node.input)} inputs, and takes {known.max_input}"
     if not known.min_output <= len(node.output) <= known.max_output:
         return f"it has {len(node.output)} outputs"
+    unnamed = [at for at, name in enumerate(node.output) if not name and _is_needed(known, at)]
+    if unnamed:
+        return f"its output {unnamed[0]} has no name, and may not be left out"
     present = {item.name: item for item in node.attribute}
     for name, wanted in known.attributes.items():
         if name not in present:
@@ -213,6 +217,14 @@ def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
             if beyond:
                 return f"its {name} is {beyond[0]}, and no tensor has as many dimensions"
     return None
+
+
+def _is_needed(known: onnx.defs.OpSchema, at: int) -> bool:
+    """Whether an output must have a name. All of Split's: ONNX Runtime crashes without."""
+    import onnx
+
+    kind = known.outputs[min(at, len(known.outputs) - 1)].option
+    return kind == onnx.defs.OpSchema.FormalParameterOption.Single or known.name == "Split"
 
 
 _AXES = ("axis", "axes", "perm", "batch_dims")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -143,11 +144,13 @@ def resize(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("resize-antialias", what, place, curable=grows and not place.depth)
         policy = attribute(node, "keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
-            yield Seen("resize-aspect", f"keep_aspect_ratio_policy {policy}", place)
-        elif attribute(node, "axes") is not None:
+            same = aspect_sizes(view, node) is not None
+            yield Seen("resize-aspect", f"keep_aspect_ratio_policy {policy}", place,
+                       curable=same and not place.depth)  # fmt: skip
+        if attribute(node, "axes") is not None:
             rank = len(view.shapes.get(node.input[0], ()))
             given = view.input_constant(node, 2), view.input_constant(node, 3)
-            constant = any(item is not None and item.size for item in given)
+            constant = policy == "stretch" and any(i is not None and i.size for i in given)
             yield Seen("resize-axes", f"axes {attribute(node, 'axes')}", place,
                        curable=bool(rank) and constant and not place.depth)  # fmt: skip
         scales = input_name(node, 2 if view.opset > 10 else 1)
@@ -188,6 +191,28 @@ def resize_factors(view: View, node: onnx.NodeProto) -> list[float] | None:
     return [float(size) / float(extent or 1) for size, extent in zip(sizes, shape, strict=True)]
 
 
+def aspect_sizes(view: View, node: onnx.NodeProto) -> list[int] | None:
+    """The sizes of every axis that keeping the aspect ratio comes to, if that is exact.
+
+    One factor, the smallest (``not_larger``) or largest (``not_smaller``) of the ratios of
+    sizes, holds for all axes (ONNX, Resize-18). Where it makes whole lengths, asking for
+    these lengths gives the same factor again; where they are rounded it does not.
+    """
+    sizes, shape = view.input_constant(node, 3), view.shapes.get(node.input[0])
+    if sizes is None or shape is None or None in shape or 0 in shape:
+        return None
+    extents = [int(extent or 0) for extent in shape]
+    axes = attribute(node, "axes") or list(range(len(extents)))
+    if len(sizes) != len(axes) or any(not -len(extents) <= axis < len(extents) for axis in axes):
+        return None
+    pick = min if attribute(node, "keep_aspect_ratio_policy") == "not_larger" else max
+    factor = pick(Fraction(int(s), extents[a]) for s, a in zip(sizes, axes, strict=True))
+    lengths = {axis % len(extents): factor * extents[axis] for axis in axes}
+    if any(length.denominator != 1 for length in lengths.values()):
+        return None
+    return [int(lengths.get(axis, extent)) for axis, extent in enumerate(extents)]
+
+
 def pad(view: View, target: Target) -> Iterator[Seen]:
     """Pad's old form, its modes, and pads that are computed."""
     for place in view.places:
@@ -200,7 +225,8 @@ def pad(view: View, target: Target) -> Iterator[Seen]:
         pads = view.input_constant(node, 1)
         rank = len(view.shapes.get(node.input[0], ()))
         if pads is not None and pads.min(initial=0) < 0:
-            yield Seen("pad-negative", f"pads {pads.tolist()}", place)
+            yield Seen("pad-negative", f"pads {pads.tolist()}", place,
+                       curable=cut(view, node) is not None and not place.depth)  # fmt: skip
         if attribute(node, "mode", "constant") == "wrap":
             flat = pads is not None and pads.min(initial=0) >= 0 and not input_name(node, 3)
             yield Seen("pad-mode", "mode wrap", place, curable=flat and not place.depth)
@@ -213,8 +239,44 @@ def pad(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("pad-computed", f"pads come from {input_name(node, 1)!r}", place)
 
 
+def full_pads(view: View, node: onnx.NodeProto) -> list[int] | None:
+    """Pads before and then after every axis; ``None`` where they or the axes are not constant."""
+    pads = view.input_constant(node, 1)
+    if pads is None:
+        return None
+    if not input_name(node, 3):
+        return [int(amount) for amount in pads]
+    axes, rank = view.input_constant(node, 3), len(view.shapes.get(node.input[0], ()))
+    if axes is None or not rank or len(pads) != 2 * len(axes):
+        return None
+    full = [0] * (2 * rank)
+    for at, axis in enumerate(axes):
+        full[int(axis) % rank] = int(pads[at])
+        full[int(axis) % rank + rank] = int(pads[at + len(axes)])
+    return full
+
+
+def cut(view: View, node: onnx.NodeProto) -> list[int] | None:
+    """The pads of a Pad that first cuts off and then adds, where these can be two steps.
+
+    Only of constant values: what reflects or repeats could reflect what is cut off. An axis
+    with both signs must be long enough to be cut first, so its length must be known.
+    """
+    pads, shape = full_pads(view, node), view.shapes.get(node.input[0])
+    if pads is None or attribute(node, "mode", "constant") != "constant":
+        return None
+    rank = len(pads) // 2
+    for axis, (before, after) in enumerate(zip(pads[:rank], pads[rank:], strict=True)):
+        extent = shape[axis] if shape is not None and len(shape) == rank else None
+        if min(before, after) < 0 < max(before, after) and extent is None:
+            return None
+        if extent is not None and extent + min(before, 0) + min(after, 0) <= 0:
+            return None
+    return pads
+
+
 def selection(view: View, target: Target) -> Iterator[Seen]:
-    """TopK of too many, and shapes that depend on values."""
+    """TopK of too many, shapes that depend on values, and operators that need plugins."""
     for place in view.places:
         node = place.node
         if node.op_type == "TopK" and node.domain in STANDARD:
@@ -228,6 +290,8 @@ def selection(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("data-dependent", f"{node.op_type}: as many rows as are found", place)
         if node.op_type == "NonMaxSuppression":
             yield Seen("data-dependent-refused", "NonMaxSuppression", place)
+        if node.op_type == "RoiAlign":
+            yield Seen("roi-align", "RoiAlign needs a plugin", place)
         if node.op_type in _RTX_PLUGINS:
             yield Seen("plugin-missing", f"{node.op_type} needs a plugin", place)
 

@@ -11,7 +11,6 @@ from boxwright.backends.tensorrt.log import Journal, make_logger, plain
 from boxwright.backends.tensorrt.monitor import STEPS, Phases, Watch, make_monitor
 from tests.backends.tensorrt.modules import RTX, VERSIONS, Severity, make_library
 
-
 # The log
 
 

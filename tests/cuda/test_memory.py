@@ -32,7 +32,7 @@ def test_arrays_are_what_was_asked_for(pool: PinnedPool) -> None:
     for shape in ((2, 3, 4), (7,), (), (0, 5)):
         for dtype in (np.uint8, np.float32, np.int64, np.float16):
             array = pool.array(shape, np.dtype(dtype))
-            assert (array.shape, array.dtype) == (shape, dtype)
+            assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
             assert array.flags.c_contiguous
             array[...] = 7
             assert (array == 7).all()

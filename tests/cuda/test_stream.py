@@ -56,7 +56,12 @@ def test_it_is_of_one_gpu(it: Setup) -> None:
 def test_a_gpu_is_made_current_once_in_each_thread(it: Setup) -> None:
     for _ in range(3):
         it.stream.use()
-    thread = threading.Thread(target=lambda: [it.stream.use() for _ in range(3)])
+
+    def work() -> None:
+        for _ in range(3):
+            it.stream.use()
+
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert it.core.log == ["current 1"] * 2
@@ -120,7 +125,7 @@ def test_a_recording_that_breaks_is_told(it: Setup) -> None:
 def test_an_array_of_another_library_is_seen(it: Setup) -> None:
     owner = object()
     found = it.stream.view(owner)
-    assert (found.address, found.shape, found.dtype) == (4096, (2, 3), np.float32)
+    assert (found.address, found.shape, found.dtype) == (4096, (2, 3), np.dtype(np.float32))
     assert found.nbytes == 24
     assert found.owner[0] is owner
     assert it.stream.view(found) is found

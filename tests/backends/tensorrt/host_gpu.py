@@ -128,7 +128,8 @@ class HostStream:
         self.captures += 1
         if self.capture_fails:
             raise BackendUnavailableError(self.capture_fails)
-        self.recording = recorded = []
+        recorded: list[Callable[[], None]] = []
+        self.recording = recorded
         try:
             work()
         finally:

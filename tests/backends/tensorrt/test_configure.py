@@ -212,6 +212,7 @@ def test_hardware_compatibility(version: str, hardware: str, result: str | None)
         words = "compute_capabilities instead" if version == RTX else f"no level {hardware}"
         assert words in outcome.explain_refused()
     else:
+        assert level is not None
         assert level.name == result
         assert outcome.applied["hardware"] == hardware
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -127,7 +126,7 @@ def test_a_cache_that_cannot_be_kept_costs_only_time(
     (tmp_path / "folder.cache").mkdir()
     assert attach(config, tmp_path / "folder.cache") is False
     keep(config, tmp_path / "folder.cache")
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder.cache"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.cache"]
 
 
 def test_without_a_cache_nothing_is_kept(tmp_path: Path) -> None:

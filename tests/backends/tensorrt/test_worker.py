@@ -24,6 +24,7 @@ from boxwright.backends.tensorrt.worker import build_isolated
 from boxwright.errors import BackendUnavailableError, BuildError, InputError
 from boxwright.model import Model
 from boxwright.progress import silent
+from tests.backends.conformance import KILLED_BUILD
 from tests.models import make_model
 
 _REASON = backends.available()["tensorrt-rtx"]
@@ -287,6 +288,7 @@ import json, os, sys
 from pathlib import Path
 from boxwright.backends.tensorrt import worker
 from boxwright.backends.tensorrt.compile import Request
+from tests.backends.conformance import KILLED_BUILD
 from tests.models import make_model
 worker._CODE = sys.argv[1] + worker._CODE
 def progress(stage, done, total):
@@ -336,7 +338,30 @@ def test_a_killed_parent_leaves_nothing(temporary: Path, during: str) -> None:
         if parent.stdout is not None:
             parent.stdout.close()
     wait_until(lambda: not alive(process))
+    # Its own last act is to remove the folder.
     assert list(temporary.iterdir()) == []
+
+
+@builds
+@posix
+@pytest.mark.parametrize("fatal", [0, 1, 5])
+def test_a_killed_build_leaves_nothing(temporary: Path, tmp_path: Path, fatal: int) -> None:
+    make_model().save(tmp_path / "model.onnx")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", KILLED_BUILD, str(tmp_path / "model.onnx"), "tensorrt-rtx"),
+            *(str(folder / "x.bw"), str(fatal)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src")},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    wait_until(lambda: list(temporary.iterdir()) == [])
+    assert list(folder.iterdir()) == []
 
 
 def test_the_other_process_finds_what_this_one_imports(

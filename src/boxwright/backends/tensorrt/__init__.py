@@ -35,6 +35,7 @@ from boxwright.errors import (
     BuildError,
     EngineError,
     MissingExtraError,
+    NoPlanError,
 )
 from boxwright.model import IMAGES, Model
 from boxwright.progress import ProgressCallback, silent
@@ -225,6 +226,29 @@ class TensorRtRtxBackend(TensorRtBackend):
             "devices": [],
             "note": f"builds here, for other machines, and runs nothing: {reason}",
         }
+
+    def load(
+        self, source: Engine | Model, spec: BuildSpec, progress: ProgressCallback = silent
+    ) -> TensorRtRunner:
+        """As TensorRT's; a plan for other GPUs than this one would be refused without a reason.
+
+        Raises:
+            NoPlanError: The compute capabilities asked for, or built for, lack this GPU's.
+        """
+        wanted = read_settings(self.name, spec).compute_capabilities
+        if wanted and gpu_unavailable() is None:
+            gpu = find_gpu(spec.device)
+            if gpu.compute_capability not in wanted:
+                own, built = (
+                    ",".join(f"{major}.{minor}" for major, minor in versions)
+                    for versions in ((gpu.compute_capability,), wanted)
+                )
+                raise NoPlanError(
+                    f"built for compute capabilities {built}, and GPU {gpu.index} ({gpu.name}) "
+                    f"has {own}; load it with the option compute_capabilities={own}, or build "
+                    f"it with compute_capabilities={built},{own}"
+                )
+        return super().load(source, spec, progress)
 
     def _gpus(self, spec: BuildSpec, settings: Settings) -> tuple[str, ...]:
         device_number(spec.device)

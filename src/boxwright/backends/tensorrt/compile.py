@@ -191,7 +191,11 @@ def _inspect(library: Library, plan: bytes, logger: Any) -> str | None:
         # Its inspector needs a GPU, and its log says the same.
         return None
     trt = library.trt
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(logger)
+    if hasattr(runtime, "engine_host_code_allowed"):
+        # A version-compatible plan brings its own runtime; this one was built a moment ago.
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
     context = None if engine is None else engine.create_execution_context()
     if context is None:
         return None

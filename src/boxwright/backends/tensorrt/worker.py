@@ -5,8 +5,9 @@ nor trusted not to crash. In its own process it is stopped by ending the process
 becomes an error message, and its memory is gone when it is done.
 
 The parent writes the model and the request into a temporary folder; the child reports
-progress as JSON lines on its standard output and leaves the plan in the folder. The child
-ends by itself when its standard input closes, which is when the parent dies.
+progress as JSON lines on its standard output, leaves the plan in the folder, and closes its
+output. It then waits to be dismissed by a byte on its standard input. Where that closes
+without one the parent is dead, and the child ends and removes the folder in its place.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _MODEL, _REQUEST, _PLAN, _ANSWER = "model.onnx", "request.json", "plan", "answer.json"
 _CODE = "from boxwright.backends.tensorrt.worker import main; main()"
 _TAIL = 2000
+_DISMISSED = b"."
 
 
 def build_isolated(request: Request, model: bytes, progress: ProgressCallback) -> Built:
@@ -74,6 +77,8 @@ def _run(folder: Path, progress: ProgressCallback) -> tuple[int, str]:
             assert child.stdout is not None  # noqa: S101 - it is a pipe
             for line in child.stdout:
                 _relay(line, progress)
+            with contextlib.suppress(OSError):  # it may have ended by itself
+                child.communicate(_DISMISSED)
             code = child.wait()
         finally:
             # Also on Ctrl-C, and where the progress callback raises.
@@ -141,12 +146,32 @@ def main() -> None:
     # Progress has the real standard output for itself; prints of libraries go to stderr.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    # What ends a whole group of processes ends the parent, and the child with it and after it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    orphaned = threading.Event()
+    watcher = threading.Thread(target=_watch_parent, args=(folder, orphaned), daemon=True)
+    watcher.start()
 
     def report(stage: str, done: int, total: int | None) -> None:
         channel.write(json.dumps([stage, done, total]) + "\n")
         channel.flush()
 
+    try:
+        _build(folder, report)
+        channel.close()
+    except BaseException:
+        # The folder may be gone already, or half of it.
+        if orphaned.is_set():
+            watcher.join()
+        raise
+    watcher.join()
+    # TensorRT's and CUDA's own teardown may crash after all is done.
+    os._exit(0)
+
+
+def _build(folder: Path, report: ProgressCallback) -> None:
+    """From the request in the folder to the answer in it."""
     try:
         request = Request.from_json((folder / _REQUEST).read_text(encoding="utf-8"))
         built = compile_plan(request, (folder / _MODEL).read_bytes(), report)
@@ -157,13 +182,18 @@ def main() -> None:
     unfinished = folder / "unfinished"
     unfinished.write_text(json.dumps(answer), encoding="utf-8")
     unfinished.replace(folder / _ANSWER)
-    # TensorRT's and CUDA's own teardown may crash after all is done.
-    channel.flush()
-    os._exit(0)
 
 
-def _end_with_parent(folder: Path) -> None:
-    """Wait for the parent's end of the pipe to close, then clean up in its place."""
-    sys.stdin.buffer.read()
-    shutil.rmtree(folder, ignore_errors=True)
+def _watch_parent(folder: Path, orphaned: threading.Event) -> None:
+    """Wait to be dismissed; where the parent dies instead, clean up in its place."""
+    # Not by sys.stdin: Python ends badly while a thread waits in it.
+    if os.read(0, 1) == _DISMISSED:
+        return
+    orphaned.set()
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        # The build is just writing into it.
+        time.sleep(0.1)
     os._exit(1)

@@ -176,6 +176,12 @@ def test_a_library_that_is_missing_there_is_told() -> None:
         ("import sys; sys.stderr.buffer.write(b'\\xff\\xfe' * 9); sys.exit(1)", "exit status 1"),
         ("import sys; sys.stderr.write('x' * 10**6); sys.exit(1)", "exit status 1"),
         ("import os; os._exit(0)", "exit status 0$"),
+        (
+            "from boxwright.backends.tensorrt import worker\n"
+            "def compile_plan(*arguments): raise RuntimeError('in the middle')\n"
+            "worker.compile_plan = compile_plan",
+            "exit status 1; it said: .*RuntimeError: in the middle$",
+        ),
     ],
 )
 def test_a_crash_is_told_with_its_last_words(
@@ -217,6 +223,27 @@ def test_a_temporary_folder_that_is_gone_is_told(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(BuildError, match=r"cannot build in .*gone: No such file"):
+        run()
+
+
+def test_a_temporary_folder_that_is_a_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    with pytest.raises(BuildError, match=r"cannot build in .*file: Not a directory"):
+        run()
+
+
+@posix
+def test_a_temporary_folder_that_is_read_only_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    tmp_path.chmod(0o500)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(BuildError, match=r"cannot build in .*: Permission denied"):
         run()
 
 
@@ -299,6 +326,19 @@ worker.build_isolated(
 """
 
 
+def start_parent(code: str, **arguments: Any) -> subprocess.Popen[str]:
+    """A process that builds; its own child runs `code` first."""
+    root = Path(__file__).parents[3]
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT, code, REQUEST.to_json()],
+        env={**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **arguments,
+    )
+
+
 @posix
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 @pytest.mark.parametrize(
@@ -314,14 +354,7 @@ def test_a_killed_parent_leaves_nothing(temporary: Path, during: str) -> None:
             "from boxwright.backends.tensorrt import worker\n"
             "worker.compile_plan = lambda *arguments: time.sleep(600)\n"
         )
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, code, REQUEST.to_json()],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    parent = start_parent(code)
     try:
         assert parent.stdout is not None
         stage, process = json.loads(parent.stdout.readline())
@@ -335,10 +368,41 @@ def test_a_killed_parent_leaves_nothing(temporary: Path, during: str) -> None:
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        if parent.stdout is not None:
-            parent.stdout.close()
+        for pipe in (parent.stdout, parent.stderr):
+            if pipe is not None:
+                pipe.close()
     wait_until(lambda: not alive(process))
     # Its own last act is to remove the folder.
+    assert list(temporary.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_ends_both_processes(temporary: Path, number: signal.Signals) -> None:
+    """Ctrl-C in a terminal, or the end of a service."""
+    code = (
+        "import json, os, time\n"
+        "os.write(1, (json.dumps(['pid', os.getpid(), 1]) + '\\n').encode())\n"
+        "from boxwright.backends.tensorrt import worker\n"
+        "def compile_plan(request, model, progress):\n"
+        "    progress('ready', 0, 1)\n"
+        "    time.sleep(600)\n"
+        "worker.compile_plan = compile_plan\n"
+    )
+    parent = start_parent(code, start_new_session=True)
+    try:
+        assert parent.stdout is not None
+        _, process = json.loads(parent.stdout.readline())
+        assert "ready" in parent.stdout.readline()
+        os.killpg(parent.pid, number)
+        assert parent.wait(30) == -number
+    finally:
+        parent.kill()
+        parent.wait()
+        for pipe in (parent.stdout, parent.stderr):
+            if pipe is not None:
+                pipe.close()
+    wait_until(lambda: not alive(process))
     assert list(temporary.iterdir()) == []
 
 

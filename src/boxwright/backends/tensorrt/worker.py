@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -149,25 +150,26 @@ def main() -> None:
     # What ends a whole group of processes ends the parent, and the child with it and after it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    orphaned = threading.Event()
-    watcher = threading.Thread(target=_watch_parent, args=(folder, orphaned), daemon=True)
+    watcher = threading.Thread(target=_watch_parent, args=(folder,), daemon=True)
     watcher.start()
 
     def report(stage: str, done: int, total: int | None) -> None:
         channel.write(json.dumps([stage, done, total]) + "\n")
         channel.flush()
 
+    code = 0
     try:
         _build(folder, report)
-        channel.close()
     except BaseException:
-        # The folder may be gone already, or half of it.
-        if orphaned.is_set():
-            watcher.join()
-        raise
+        # The parent's death shows here too: nobody reads the progress, or the folder is gone.
+        traceback.print_exc()
+        sys.stderr.flush()
+        code = 1
+    with contextlib.suppress(OSError):
+        channel.close()
     watcher.join()
     # TensorRT's and CUDA's own teardown may crash after all is done.
-    os._exit(0)
+    os._exit(code)
 
 
 def _build(folder: Path, report: ProgressCallback) -> None:
@@ -184,12 +186,11 @@ def _build(folder: Path, report: ProgressCallback) -> None:
     unfinished.replace(folder / _ANSWER)
 
 
-def _watch_parent(folder: Path, orphaned: threading.Event) -> None:
+def _watch_parent(folder: Path) -> None:
     """Wait to be dismissed; where the parent dies instead, clean up in its place."""
     # Not by sys.stdin: Python ends badly while a thread waits in it.
     if os.read(0, 1) == _DISMISSED:
         return
-    orphaned.set()
     for _ in range(100):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

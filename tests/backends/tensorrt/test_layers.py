@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from boxwright.backends.tensorrt.layers import (
     MAX_LISTED,
     EngineLayer,
+    best_described,
     describe,
     read_layers,
     summarise,
@@ -110,6 +111,37 @@ def test_rtx_by_its_log() -> None:
         EngineLayer("__myl_CastMulMoveTran_myl0_1", "kgen", "float32"),
         EngineLayer("node/conv_3_myl0_2", "correlation", "float16"),
     ]
+
+
+# The form of TensorRT 8.6's log for a free batch; its first layer is one that was seen.
+TRT8_LOG = (
+    "Engine Layer Information:\n"
+    "Layer(Myelin): {ForeignNode[node/cast_0]}, Tactic: 0x0000000000000000, "
+    "images (UInt8[-1,32,64,3]) -> cast_0 (Half[-1,32:2,64,3])\n"
+    "Layer(CaskConvolution): a/conv\x1e + \nPWN(a/leaky), Tactic: 0x32f6f0cd98da6ad5, "
+    "x (Half[-1,16:8,8,16]) -> y (Half[-1,16:8,8,16])\n"
+    "Layer(PointWiseV2): PWN(decode/exp, decode/mul), Tactic: 0x0000000000000009, "
+    "y (Float[-1,4,8]), k (Float[1,4,8]) -> boxes (Float[-1,4,8])\n"
+    "Layer(Constant): c, Tactic: 0x0000000000000000,  -> c_out (Float[1])\n"
+    "Layer(ShapeHostToDevice): s, Tactic: 0x0000000000000000, n (Int32[1]) -> d (Int32[1])\n"
+)
+
+
+def test_8_6_by_its_log() -> None:
+    assert read_layers(TRT8_LOG) == [
+        EngineLayer("{ForeignNode[node/cast_0]}", "Myelin", "float16"),
+        EngineLayer("a/conv\x1e + \nPWN(a/leaky)", "CaskConvolution", "float16"),
+        EngineLayer("PWN(decode/exp, decode/mul)", "PointWiseV2", "float32"),
+        EngineLayer("c", "Constant", "float32"),
+        EngineLayer("s", "ShapeHostToDevice", "other"),
+    ]
+
+
+def test_the_better_description_is_taken() -> None:
+    unknown = TRT8.replace("FP32", "N/A due to dynamic shapes").replace("FP16", "N/A")
+    assert best_described(unknown, TRT8_LOG) == read_layers(TRT8_LOG)
+    assert best_described(TRT8, None) == read_layers(TRT8)
+    assert best_described(None, None) == []
 
 
 def test_names_only() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.tensorrt.configure import configure, network_flags, share_profiles
-from boxwright.backends.tensorrt.layers import describe, read_layers
+from boxwright.backends.tensorrt.layers import best_described, describe
 from boxwright.backends.tensorrt.library import Library, load_library
 from boxwright.backends.tensorrt.log import Journal, make_logger
 from boxwright.backends.tensorrt.monitor import STEPS, Phases, Watch, make_monitor
@@ -110,7 +110,7 @@ def compile_plan(
         raise _refusal(library, model, journal, watch)
     seconds = time.perf_counter() - started
     progress("describe the engine", STEPS, STEPS)
-    layers = read_layers(_inspect(library, plan, logger) or journal.layers)
+    layers = best_described(_inspect(library, plan, logger), journal.layers)
     evidence = {
         **describe(layers),
         "settings": outcome,

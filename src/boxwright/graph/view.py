@@ -74,6 +74,22 @@ class View:
         return tuple((name, fault) for name, fault in found if fault is not None)
 
     @cached_property
+    def fault(self) -> str | None:
+        """Why ONNX's inference must not see the model, or ``None`` where it may.
+
+        It is native code and trusts what it is given: damaged, a model may end the process.
+        """
+        for place, fault in self.malformed:
+            return f"{place.node.op_type} {place.name!r}: {fault}"
+        for name, fault in self.broken_tensors:
+            return f"{name!r}: {fault}"
+        for item in self.proto.functions:
+            for node in item.node:
+                if inside := fault_of(node, self.opset):
+                    return f"{node.op_type} in the function {item.name!r}: {inside}"
+        return None
+
+    @cached_property
     def readers(self) -> Mapping[str, list[onnx.NodeProto]]:
         """Which well-formed nodes of any depth read a tensor."""
         found: dict[str, list[onnx.NodeProto]] = {}
@@ -104,12 +120,8 @@ class View:
 
     @cached_property
     def _inferred(self) -> tuple[dict[str, Shape], dict[str, int]]:
-        bodies = (node for item in self.proto.functions for node in item.node)
-        sound = not self.malformed and not self.broken_tensors
-        if sound and all(fault_of(node, self.opset) is None for node in bodies):
-            return infer(self.proto)
-        # What is declared has to do: inference is native code, and trusts what it is given.
-        return declared(self.proto, self.graph)
+        # Where there is a fault, what is declared has to do.
+        return declared(self.proto, self.graph) if self.fault else infer(self.proto)
 
     @property
     def shapes(self) -> Mapping[str, Shape]:

@@ -85,7 +85,7 @@ def main() -> int:
     version = str(importlib.import_module(arguments.module).__version__)
     family = "tensorrt-rtx" if arguments.module.endswith("rtx") else "tensorrt"
     target = find_target(arguments.target or f"{family}@{'.'.join(version.split('.')[:2])}")
-    graphs = _graphs(target)
+    graphs = graphs_for(target)
     answers, knows = _ask_all(graphs, arguments.build, max(arguments.processes, 1))
     _heading(arguments.module, version, target, arguments.build, time.perf_counter() - started)
     _report(graphs, answers, arguments.build)
@@ -93,7 +93,7 @@ def main() -> int:
     return 0
 
 
-def _graphs(target: Target) -> list[_Graph]:
+def graphs_for(target: Target) -> list[_Graph]:
     """Every graph of the zoo, and what the cures make of it where they change something."""
     found = []
     for case in zoo.cases():

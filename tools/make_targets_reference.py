@@ -38,7 +38,8 @@ LEGEND = """
 ## Findings
 
 **E** error: refused while parsing (*p*) or while building (*b*), accepted with another
-result (*r*), or the parser crashes (*c*). **W** warning: accepted with a condition, or the sources do not say.
+result (*r*), or the parser crashes (*c*). **W** warning: accepted with a condition, or the
+sources do not say.
 **N** note: accepted, worth knowing. Empty: nothing to say.
 """
 

@@ -95,6 +95,31 @@ def test_outputs_that_must_be_there_and_have_no_name_are_faults(text: str) -> No
     assert "its output 0 has no name" in found["malformed"].what
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([-1, 0, 0], np.int64),  # not two for each axis
+        (-1, np.int64),  # not a list
+        ([float("nan"), -1], np.float32),
+        ([[-1, 0], [0, 0]], np.int64),
+    ],
+)
+def test_numbers_that_do_not_fit_have_no_cure(values: object, kind: type) -> None:
+    target = _BY_COLUMN["8.6"]
+    tensor = numpy_helper.from_array(np.array(values, kind), "p")
+    pad = zoo.model("g (float[1,4] x) => (float[a,b] y) { y = Pad(x, p) }")
+    pad.graph.initializer.append(tensor)
+    resize = zoo.model(
+        "g (float[1,4] x) => (float[a,b] y) "
+        '{ y = Resize<mode="nearest", keep_aspect_ratio_policy="not_larger">(x, , , p) }',
+        18,
+    )
+    resize.graph.initializer.append(tensor)
+    for proto, code in ((pad, "pad-negative"), (resize, "resize-aspect")):
+        found = {f.code: f for f in diagnose(proto, target)}
+        assert found[code].cure is None
+
+
 def test_errors_come_first_and_name_their_node() -> None:
     proto = zoo.model(
         "g (float[1,4,8,8] x) => (float[1,4,8,8] y) "

@@ -164,7 +164,7 @@ _COMMITTED = {"tensorrt@8.6": "graph_doctor_tensorrt_8_6.md"}
 @pytest.mark.parametrize(("name", "file"), _COMMITTED.items())
 def test_the_verdict_is_that_of_the_committed_run(name: str, file: str) -> None:
     truth = importlib.import_module("benchmarks.graph_doctor_truth")
-    path = Path(truth.__file__).with_name("results") / file
+    path = Path(str(truth.__file__)).with_name("results") / file
     if not path.is_file():
         pytest.skip(f"no {path.name} was committed")
     said = _rows(path.read_text(encoding="utf-8"))

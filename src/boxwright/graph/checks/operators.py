@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,9 @@ from boxwright.graph.checks.seen import Seen
 from boxwright.graph.operators import OPENVINO_IN_PATTERNS, OPENVINO_MICROSOFT
 from boxwright.graph.targets import Target
 from boxwright.graph.view import STANDARD, Place, View, attribute, input_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Operators that the pass "decompose" writes as others, by domain.
 DECOMPOSED = {
@@ -198,15 +202,15 @@ def aspect_sizes(view: View, node: onnx.NodeProto) -> list[int] | None:
     sizes, holds for all axes (ONNX, Resize-18). Where it makes whole lengths, asking for
     these lengths gives the same factor again; where they are rounded it does not.
     """
-    sizes, shape = view.input_constant(node, 3), view.shapes.get(node.input[0])
-    if sizes is None or shape is None or None in shape or 0 in shape:
+    sizes = whole_numbers(view.input_constant(node, 3))
+    extents = [int(extent or 0) for extent in view.shapes.get(node.input[0], ())]
+    if not sizes or min(extents, default=0) < 1:
         return None
-    extents = [int(extent or 0) for extent in shape]
     axes = attribute(node, "axes") or list(range(len(extents)))
     if len(sizes) != len(axes) or any(not -len(extents) <= axis < len(extents) for axis in axes):
         return None
     pick = min if attribute(node, "keep_aspect_ratio_policy") == "not_larger" else max
-    factor = pick(Fraction(int(s), extents[a]) for s, a in zip(sizes, axes, strict=True))
+    factor = pick(Fraction(s, extents[a]) for s, a in zip(sizes, axes, strict=True))
     lengths = {axis % len(extents): factor * extents[axis] for axis in axes}
     if any(length.denominator != 1 for length in lengths.values()):
         return None
@@ -241,19 +245,27 @@ def pad(view: View, target: Target) -> Iterator[Seen]:
 
 def full_pads(view: View, node: onnx.NodeProto) -> list[int] | None:
     """Pads before and then after every axis; ``None`` where they or the axes are not constant."""
-    pads = view.input_constant(node, 1)
-    if pads is None:
+    pads = whole_numbers(view.input_constant(node, 1))
+    if pads is None or len(pads) % 2:
         return None
     if not input_name(node, 3):
-        return [int(amount) for amount in pads]
-    axes, rank = view.input_constant(node, 3), len(view.shapes.get(node.input[0], ()))
+        return pads
+    axes = whole_numbers(view.input_constant(node, 3))
+    rank = len(view.shapes.get(node.input[0], ()))
     if axes is None or not rank or len(pads) != 2 * len(axes):
         return None
     full = [0] * (2 * rank)
     for at, axis in enumerate(axes):
-        full[int(axis) % rank] = int(pads[at])
-        full[int(axis) % rank + rank] = int(pads[at + len(axes)])
+        full[axis % rank] = pads[at]
+        full[axis % rank + rank] = pads[at + len(axes)]
     return full
+
+
+def whole_numbers(values: NDArray[Any] | None) -> list[int] | None:
+    """The values of a list of integers; ``None`` for anything else."""
+    if values is None or values.ndim != 1 or values.dtype.kind not in "iu":
+        return None
+    return [int(value) for value in values]
 
 
 def cut(view: View, node: onnx.NodeProto) -> list[int] | None:

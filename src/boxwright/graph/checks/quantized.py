@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,9 @@ from boxwright.graph.targets import Target
 from boxwright.graph.view import STANDARD, Place, View, attribute, input_name
 
 _WIDE = {TensorProto.INT16, TensorProto.UINT16}
+
+# No network has as many scales in one place.
+_MOST_SCALES = 1 << 24
 
 # Types whose missing zero point is added; others are refused with one, too.
 _ZERO_TYPES = {TensorProto.INT8, TensorProto.UINT8}
@@ -72,7 +76,10 @@ def zero_point_shape(view: View, place: Place) -> tuple[int, ...] | None:
     whole = quantised_type(view, place) in _ZERO_TYPES
     if shape is None or None in shape or not known or not whole or place.depth:
         return None
-    return tuple(int(extent or 0) for extent in shape)
+    # One a channel, or one a block of weights.
+    extents = tuple(int(extent or 0) for extent in shape)
+    small = min(extents, default=1) >= 1 and math.prod(extents) <= _MOST_SCALES
+    return extents if small else None
 
 
 def quantised_type(view: View, place: Place) -> int:

@@ -100,7 +100,7 @@ def test_outputs_that_must_be_there_and_have_no_name_are_faults(text: str) -> No
     [
         ([-1, 0, 0], np.int64),  # not two for each axis
         (-1, np.int64),  # not a list
-        ([float("nan"), -1], np.float32),
+        ([-1.5, -1.0], np.float32),
         ([[-1, 0], [0, 0]], np.int64),
     ],
 )

@@ -313,7 +313,10 @@ def tensor_of_constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
             return item.t
         if item.name in ("value_float", "value_floats", "value_int", "value_ints"):
             kind = np.float32 if "float" in item.name else np.int64
-            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(item), kind))
+            try:
+                return numpy_helper.from_array(np.asarray(helper.get_attribute_value(item), kind))
+            except (TypeError, ValueError):  # the attribute is of another type than its name says
+                return None
     return None
 
 

@@ -188,7 +188,8 @@ def resize_factors(view: View, node: onnx.NodeProto) -> list[float] | None:
     """By how much each axis is scaled, where that is constant."""
     scales, sizes = view.input_constant(node, 2), view.input_constant(node, 3)
     if scales is not None and scales.size:
-        return [float(s) for s in scales]
+        numbers = scales.ndim == 1 and scales.dtype.kind == "f"
+        return [float(s) for s in scales] if numbers else None
     shape = view.shapes.get(node.input[0])
     if sizes is None or shape is None or None in shape or len(sizes) != len(shape):
         return None
@@ -207,6 +208,8 @@ def aspect_sizes(view: View, node: onnx.NodeProto) -> list[int] | None:
     if not sizes or min(extents, default=0) < 1:
         return None
     axes = attribute(node, "axes") or list(range(len(extents)))
+    if not isinstance(axes, list) or not all(isinstance(axis, int) for axis in axes):
+        return None
     if len(sizes) != len(axes) or any(not -len(extents) <= axis < len(extents) for axis in axes):
         return None
     pick = min if attribute(node, "keep_aspect_ratio_policy") == "not_larger" else max
@@ -314,6 +317,8 @@ def windows(view: View, target: Target) -> Iterator[Seen]:
         node = place.node
         if "Pool" in node.op_type or node.op_type in ("Conv", "ConvTranspose"):
             kernel = attribute(node, "kernel_shape") or []
+            if not isinstance(kernel, list):  # an operator that has no such attribute
+                continue
             if not kernel and len(node.input) > 1:
                 kernel = list(view.shapes.get(node.input[1], ()))[2:]
             if len(kernel) > 3:

@@ -151,11 +151,12 @@ def resize(view: View, target: Target) -> Iterator[Seen]:
             same = aspect_sizes(view, node) is not None
             yield Seen("resize-aspect", f"keep_aspect_ratio_policy {policy}", place,
                        curable=same and not place.depth)  # fmt: skip
-        if attribute(node, "axes") is not None:
-            rank = len(view.shapes.get(node.input[0], ()))
+        axes, rank = attribute(node, "axes"), len(view.shapes.get(node.input[0], ()))
+        # A parser that does not know axes reads them right where they are all, in order.
+        if axes is not None and not (target.column == "8.6" and axes == list(range(rank))):
             given = view.input_constant(node, 2), view.input_constant(node, 3)
             constant = policy == "stretch" and any(i is not None and i.size for i in given)
-            yield Seen("resize-axes", f"axes {attribute(node, 'axes')}", place,
+            yield Seen("resize-axes", f"axes {axes}", place,
                        curable=bool(rank) and constant and not place.depth)  # fmt: skip
         scales = input_name(node, 2 if view.opset > 10 else 1)
         if scales and not place.depth and not view.is_known_from_shapes(scales):

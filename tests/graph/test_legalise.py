@@ -32,7 +32,8 @@ TRIED: dict[str, tuple[str, ...]] = {
     "sort": ("not in order",),
     "names": ("odd names",),
     "outputs": (),  # what has no output cannot be run: a test of its own
-    "empty-outputs": ("optional output left out", "max pool unused indices"),
+    "empty-outputs": ("optional output left out", "max pool unused indices",
+                      "empty indices"),
     "shapes": ("output without type",),
     "constant-if": ("if constant",),
     "fix-shapes": ("dynamic sides", "dynamic reshape"),
@@ -42,8 +43,10 @@ TRIED: dict[str, tuple[str, ...]] = {
     "scatter": ("scatter",),
     "resize-antialias": ("resize antialias off up",),
     "resize-coordinates": ("resize crop", "resize symmetric"),
+    "resize-aspect": ("resize not larger", "resize not smaller"),
     "resize-axes": ("resize axes",),
     "pad-axes": ("pad axes",),
+    "pad-negative": ("pad negative", "pad mixed signs"),
     "pad-wrap": ("pad wrap",),
     "pool-dilation": ("dilated max pool", "dilated max pool padded"),
     "einsum": ("einsum ellipsis",),
@@ -51,10 +54,11 @@ TRIED: dict[str, tuple[str, ...]] = {
                          "conv transpose output shape"),
     "uint8": ("uint8 inside", "uint8 reshape"),
     "float-bias": ("dequantize int32",),
+    "zero-points": ("quantize no zero point", "dequantize no zero point"),
     "signed-quantisation": ("quantize uint8 zero point",),
     "double": ("double", "double inside"),
     "int32": ("int64 indices", "slice to the end", "gather negative"),
-    "constants": ("constant node", "constant node ints"),
+    "constants": ("constant node", "constant node ints", "constant node int"),
     "no-ops": ("identity and dropout",),
     "cast-chains": ("cast chain",),
     "batchnorm": ("conv then batch normalization",),
@@ -249,6 +253,14 @@ def test_a_pass_that_changes_results_is_caught(
         cure(CASES["mish"].make(), find_target("tensorrt@8.6"))
 
 
+def test_outputs_that_must_be_there_are_named_not_taken_off() -> None:
+    proto = zoo.model("g (float[1,4] x) => (float[1,2] y) { y, z = Split<axis=1>(x) }")
+    proto.graph.node[0].output[1] = ""
+    cured, _ = PASSES["empty-outputs"](proto)
+    assert len(cured.graph.node[0].output) == 2  # with one it would not split
+    assert all(cured.graph.node[0].output)
+
+
 def test_circles_cannot_be_sorted() -> None:
     proto = zoo.model("g (float[4] x) => (float[4] y) { a = Add(x, b) b = Relu(a) y = Neg(b) }")
     with pytest.raises(NotCurableError, match="circle"):
@@ -273,3 +285,22 @@ def test_a_graph_is_written_whole_and_read_again(tmp_path: Path) -> None:
     assert (tmp_path / "mish.onnx").stat().st_size == size
     assert read_graph(tmp_path / "mish.onnx") == proto
     assert [path.name for path in tmp_path.iterdir()] == ["mish.onnx"]
+
+
+@pytest.mark.parametrize(("extent", "sizes"), [(6, None), (7, [3, 3, 1])])
+def test_split_and_reductions_go_below_opset_18(extent: int, sizes: list[int] | None) -> None:
+    proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 18]>
+        g (float[N,{extent},4] x) => (float[N,1,1] a, float[N,1,4] b, float[N,C,4] c) {{
+            axes = Constant<value = int64[2] {{1, 2}}>()
+            one = Constant<value = int64[1] {{1}}>()
+            p, q, c = Split<axis = 1, num_outputs = 3>(x)
+            a = ReduceMean(p, axes)
+            b = ReduceMax<keepdims = 1>(q, one)
+        }}""")
+    changed, report = PASSES["opset"](proto, version=17)
+    assert report.changes
+    assert changed.opset_import[0].version == 17
+    onnx.checker.check_model(changed, full_check=True)
+    assert compare(proto, changed).difference == 0
+    split = next(node for node in changed.graph.node if node.op_type == "Split")
+    assert (len(split.input) == 2) == (sizes is not None)

@@ -12,7 +12,7 @@ from boxwright.importers.onnx import OnnxImporter
 from boxwright.importers.registry import Check, Verification
 from boxwright.model import Model
 from tests.cli.conftest import Run
-from tests.importers.test_onnx import yolov8
+from tests.importers.exports import yolov8
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from tests.darknet.cfgs import random_weights, write_weights
 from tests.graph import zoo
 from tests.hostile.break_graphs import break_graph
 from tests.hostile.mutate import mutations
+from tests.importers.exports import yolov8, yolox
 from tests.models import make_model
 from tests.oracle.test_layers import NETWORKS
 
@@ -61,7 +62,7 @@ def cases(target: Target, folder: Path, count: int, seed: int) -> Iterator[tuple
         if source.suffix == ".cfg" and number % 2:
             damaged = _shuffle_lines(data, random.Random(f"{seed}/{number}"))
             what = "shuffle lines"
-        if target.attempt is attempt_graph and number % 8:
+        if target.attempt in (attempt_graph, attempt_export) and number % 8:
             # Damaged bytes hardly ever parse; these always do.
             damaged, what = _break_graph(data, f"{seed}/{number}"), "break the graph"
         path = folder / f"damaged{source.suffix}"
@@ -114,6 +115,17 @@ def attempt_graph(path: Path) -> str:
             cured, reports = legalise(proto, target, folder=path.parent, tidy=True, size=(8, 8))
             if reports:
                 diagnose(cured, target, path.parent)
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_export(path: Path) -> str:
+    """Import a file that others exported, and load what becomes of it."""
+    try:
+        model = import_model(path, format="onnx")
+        model.save(path.with_suffix(".own.onnx"))
+        Model.load(path.with_suffix(".own.onnx"))
     except BoxwrightError as error:
         return _refused(error)
     return "used"
@@ -210,6 +222,14 @@ def _sound_graphs(folder: Path) -> list[Path]:
     return paths
 
 
+def _sound_exports(folder: Path) -> list[Path]:
+    return [
+        yolov8().save(folder / "yolov8.onnx"),
+        yolox(decoded=False).save(folder / "yolox.onnx"),
+        yolov8(opset=18).save(folder / "new.onnx"),
+    ]
+
+
 def _break_graph(data: bytes, seed: str) -> bytes:
     proto = onnx.ModelProto.FromString(data)
     break_graph(proto, random.Random(seed))
@@ -227,5 +247,6 @@ TARGETS = {
     "weights": Target(_sound_weights, attempt_weights),
     "model": Target(_sound_model, attempt_model),
     "graph": Target(_sound_graphs, attempt_graph),
+    "export": Target(_sound_exports, attempt_export),
     "engine": Target(_sound_engine, attempt_engine, (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")),
 }

@@ -115,3 +115,41 @@ def ultralytics(export: Export, description: str = "Ultralytics YOLO11n model") 
 
 def picture(seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+def places(*strides: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Column and row of each cell, and its stride."""
+    xy, step = [], []
+    for stride in strides:
+        rows, columns = GRIDS[stride]
+        xy += [(x, y) for y in range(rows) for x in range(columns)]
+        step += [stride] * (rows * columns)
+    return np.array(xy, float), np.array(step, float)[:, None]
+
+
+def yolov8(**given: Any) -> Export:
+    export = ultralytics(Export(**given))
+    joined = export.joined([export.columns(export.level(s, 7), 7) for s in (8, 16, 32)], 2)
+    export.op("Sigmoid", joined, output="output0")
+    export.give("output0")
+    return export
+
+
+def yolox(decoded: bool) -> Export:
+    export = Export(pixel=1 / 255)
+    parts = []
+    for stride in (8, 16, 32):
+        maps = export.level(stride, 8)
+        box, rest = export.cut(maps, 0, 4, 1), export.cut(maps, 4, 8, 1)
+        parts.append(export.columns(export.joined([box, export.op("Sigmoid", rest)], 1), 8))
+    joined = export.op("Transpose", export.joined(parts, 2), perm=[0, 2, 1])
+    if decoded:
+        xy, step = places(8, 16, 32)
+        factor = np.concatenate([np.ones((CELLS, 2)) * step, np.ones((CELLS, 6))], 1)
+        factor[:, 2:4] *= 10
+        offset = np.concatenate([xy * step, np.full((CELLS, 2), 20.0), np.zeros((CELLS, 4))], 1)
+        joined = export.op("Mul", joined, export.constant(factor[None]))
+        joined = export.op("Add", joined, export.constant(offset[None]))
+    export.op("Identity", joined, output="output")
+    export.give("output")
+    return export

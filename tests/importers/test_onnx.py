@@ -16,18 +16,10 @@ from boxwright.card import CARD_KEY
 from boxwright.errors import ImportFailedError
 from boxwright.importers import choose, formats, import_model, make_request
 from boxwright.model import Model
-from tests.importers.exports import SIZE, Export, ultralytics
+from tests.importers.exports import SIZE, Export, ultralytics, yolov8
 from tests.models import make_model
 
 NAMES = ("cat", "dog", "cow")
-
-
-def yolov8(**given: Any) -> Export:
-    export = ultralytics(Export(**given))
-    joined = export.joined([export.columns(export.level(s, 7), 7) for s in (8, 16, 32)], 2)
-    export.op("Sigmoid", joined, output="output0")
-    export.give("output0")
-    return export
 
 
 def test_it_is_told_from_its_content(tmp_path: Path) -> None:

@@ -16,7 +16,17 @@ from boxwright.backends.base import BuildSpec
 from boxwright.errors import ImportFailedError
 from boxwright.importers import choose, import_model, make_request
 from boxwright.model import Model
-from tests.importers.exports import CELLS, CLASSES, GRIDS, SIZE, Export, picture, ultralytics
+from tests.importers.exports import (
+    CELLS,
+    CLASSES,
+    GRIDS,
+    SIZE,
+    Export,
+    picture,
+    places,
+    ultralytics,
+    yolox,
+)
 
 Array = NDArray[Any]
 NAMES = ("cat", "dog", "cow")
@@ -78,16 +88,6 @@ def softmax(x: Array) -> Array:
 def corners(centred: Array) -> Array:
     cxcy, wh = centred[..., :2], centred[..., 2:4]
     return np.concatenate([cxcy - wh / 2, cxcy + wh / 2], -1)
-
-
-def places(*strides: int) -> tuple[Array, Array]:
-    """Column and row of each cell, and its stride."""
-    xy, step = [], []
-    for stride in strides:
-        rows, columns = GRIDS[stride]
-        xy += [(x, y) for y in range(rows) for x in range(columns)]
-        step += [stride] * (rows * columns)
-    return np.array(xy, float), np.array(step, float)[:, None]
 
 
 def expectation(t: Array, bins: int) -> Array:
@@ -166,26 +166,6 @@ def test_yolov5_raw_levels(tmp_path: Path, form: str) -> None:
     same(path, model, boxes, scores)
     assert [head.grid for head in model.card.heads] == [(8, 12), (4, 6), (2, 3)]
     assert model.card.heads[0].anchors == ((10, 13), (16, 30))
-
-
-def yolox(decoded: bool) -> Export:
-    export = Export(pixel=1 / 255)
-    parts = []
-    for stride in (8, 16, 32):
-        maps = export.level(stride, 8)
-        box, rest = export.cut(maps, 0, 4, 1), export.cut(maps, 4, 8, 1)
-        parts.append(export.columns(export.joined([box, export.op("Sigmoid", rest)], 1), 8))
-    joined = export.op("Transpose", export.joined(parts, 2), perm=[0, 2, 1])
-    if decoded:
-        xy, step = places(8, 16, 32)
-        factor = np.concatenate([np.ones((CELLS, 2)) * step, np.ones((CELLS, 6))], 1)
-        factor[:, 2:4] *= 10
-        offset = np.concatenate([xy * step, np.full((CELLS, 2), 20.0), np.zeros((CELLS, 4))], 1)
-        joined = export.op("Mul", joined, export.constant(factor[None]))
-        joined = export.op("Add", joined, export.constant(offset[None]))
-    export.op("Identity", joined, output="output")
-    export.give("output")
-    return export
 
 
 def test_yolox_raw(tmp_path: Path) -> None:

@@ -104,3 +104,8 @@ def outputs(network: Network) -> list[str]:
     uses = _uses(network)
     last = {top: (layer.index, n) for layer in network.layers for n, top in enumerate(layer.tops)}
     return [top for top, place in sorted(last.items(), key=lambda item: item[1]) if not uses[place]]
+
+
+def producers(network: Network) -> dict[str, str]:
+    """The name of the layer that gives each blob its last value."""
+    return {top: layer.name for layer in network.layers for top in layer.tops}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.darknet.graph import GraphBuilder
+from boxwright.graph.builder import GraphBuilder
 from boxwright.errors import WeightsError
 from boxwright.importers.caffe.network import Layer, Network
 from boxwright.importers.caffe.wire import CaffeModel

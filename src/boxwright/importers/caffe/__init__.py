@@ -189,7 +189,7 @@ def _finish(
     transform = Transform(
         "import:caffe",
         parameters={
-            "pixels": dataclasses.asdict(prepared),
+            "pixels": {**dataclasses.asdict(prepared), "mean": list(prepared.mean)},
             "tensors": tensors,
             **({} if request.size is None else {"size": list(request.size)}),
             **{key: str(value) for key, value in request.options.items()},

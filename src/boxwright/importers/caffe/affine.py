@@ -259,8 +259,12 @@ def _two(
     axis = axis + len(first.shape) if axis < 0 else axis
     if axis != 0:
         param.unsupported("a second bottom has a batch of its own: axis must be 0", "axis")
-    if first.shape[: len(second.shape)] != second.shape:
+    # Caffe wants (N, channels); extents of 1 behind them, as pooling leaves, mean the same.
+    given = second.shape
+    while given[-1] == 1 and len(given) > 1:
+        given = given[:-1]
+    if first.shape[: len(given)] != given:
         layer.fail(f"its bottoms do not fit: {list(first.shape)} and {list(second.shape)}")
-    spread = (*second.shape, *[1] * (len(first.shape) - len(second.shape)))
+    spread = (*given, *[1] * (len(first.shape) - len(given)))
     second = writer.reshape(layer, second, spread, "spread")
     return writer.op(layer, operator, [first, second], first.shape, suffix)

@@ -63,6 +63,11 @@ def slice_(writer: Writer, layer: Layer) -> list[Blob]:
     shapes = [(*source.shape[:axis], size, *source.shape[axis + 1 :]) for size in sizes]
     if parts == 1:
         return [source]
+    if source.value is not None:
+        return [
+            Blob(shape, value=value)
+            for shape, value in zip(shapes, np.split(source.value, points, axis), strict=True)
+        ]
     names = writer.graph.split(writer.tensor(layer, source), sizes, axis, writer.name(layer))
     return [Blob(shape, name) for shape, name in zip(shapes, names, strict=True)]
 

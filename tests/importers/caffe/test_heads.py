@@ -43,7 +43,11 @@ PRIORS = {
 @pytest.mark.parametrize("name", PRIORS)
 def test_priors_beside_opencv(name: str, tmp_path: Path) -> None:
     pool = layer("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", "x", "p")
-    body = CONV + pool + layer("PriorBox", f"prior_box_param {{ {PRIORS[name]} }}", "p data")
+    # OpenCV has no default for the variance, and clips where nothing is said.
+    variance = "" if "variance" in PRIORS[name] else "variance: 0.1"
+    variance += "" if "clip" in PRIORS[name] else " clip: false"
+    param = f"prior_box_param {{ {PRIORS[name]} {variance} }}"
+    body = CONV + pool + layer("PriorBox", param, "p data")
     text = prototxt(body)
     (found,) = ours(tmp_path, text, caffemodel(CONV_BLOBS), ["y"], picture()[None])
     (expected,) = opencv(tmp_path, ["y"], picture())

@@ -116,7 +116,9 @@ def ours(folder: Path, text: str, model: bytes, tops: Sequence[str], images: Arr
     results = []
     for one, name in zip(found, names, strict=True):
         result = one.value if one.value is not None else values[name]
-        expected = one.shape if one.value is not None else (len(images) * one.shape[0], *one.shape[1:])
+        expected = (
+            one.shape if one.value is not None else (len(images) * one.shape[0], *one.shape[1:])
+        )
         assert result.shape == expected, "the shape we worked out is not the one that is"
         results.append(result)
     return results

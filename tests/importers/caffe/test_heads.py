@@ -79,7 +79,9 @@ CLASSES = 4
 EACH = 3  # priors in a cell
 
 
-def ssd(folder: Path, shared: bool, param: str, variance: str = "") -> tuple[Path, Array, Array, Array]:
+def ssd(
+    folder: Path, shared: bool, param: str, variance: str = ""
+) -> tuple[Path, Array, Array, Array]:
     """The weights of an SSD, and its locations, confidences and priors for two images."""
     loc, loc_blobs = conv_to("loc", EACH * 4 * (1 if shared else CLASSES))
     conf, conf_blobs = conv_to("conf", EACH * CLASSES)
@@ -88,8 +90,18 @@ def ssd(folder: Path, shared: bool, param: str, variance: str = "") -> tuple[Pat
         + layer("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", "x", "p")
         + loc
         + conf
-        + layer("PriorBox", f"prior_box_param {{ min_size: 4 aspect_ratio: 2 {variance} }}", "p data", "prior")
-        + layer("Reshape", f"reshape_param {{ shape {{ dim: 0 dim: -1 dim: {CLASSES} }} }}", "conf_flat", "r")
+        + layer(
+            "PriorBox",
+            f"prior_box_param {{ min_size: 4 aspect_ratio: 2 {variance} }}",
+            "p data",
+            "prior",
+        )
+        + layer(
+            "Reshape",
+            f"reshape_param {{ shape {{ dim: 0 dim: -1 dim: {CLASSES} }} }}",
+            "conf_flat",
+            "r",
+        )
         + layer("Softmax", "softmax_param { axis: 2 }", "r", "s")
         + layer("Flatten", "", "s", "scores")
     )
@@ -150,7 +162,10 @@ def test_ssd_beside_its_formula(
         groups = 1 if shared else CLASSES
         t = loc[image].astype(np.float64).reshape(count, groups, 4)
         every = np.array(
-            [[decode_bbox(code, t[p, g], priors[p], v[p]) for g in range(groups)] for p in range(count)]
+            [
+                [decode_bbox(code, t[p, g], priors[p], v[p]) for g in range(groups)]
+                for p in range(count)
+            ]
         )
         scores = conf[image].reshape(count, CLASSES)[:, kept]
         if shared:
@@ -170,7 +185,10 @@ def test_variances_that_differ_between_priors(tmp_path: Path) -> None:
         for source in ("prior", "other")
     )
     other = layer(
-        "PriorBox", "prior_box_param { min_size: 4 aspect_ratio: 2 variance: 0.3 }", "p data", "other"
+        "PriorBox",
+        "prior_box_param { min_size: 4 aspect_ratio: 2 variance: 0.3 }",
+        "p data",
+        "other",
     )
     joined = layer("Concat", "concat_param { axis: 2 }", "prior_1 other_2", "priors")
     text = (tmp_path / "net.prototxt").read_text()
@@ -188,7 +206,9 @@ def test_variances_that_differ_between_priors(tmp_path: Path) -> None:
 
 
 def test_the_card_of_an_ssd(tmp_path: Path) -> None:
-    param = "nms_param { nms_threshold: 0.4 top_k: 9 } confidence_threshold: 0.2 code_type: CENTER_SIZE"
+    param = (
+        "nms_param { nms_threshold: 0.4 top_k: 9 } confidence_threshold: 0.2 code_type: CENTER_SIZE"
+    )
     weights, *_ = ssd(tmp_path, True, param)
     options = {"mean": 0, "scale": 1}
     card = import_model(weights, options=options, names=["bg", "a", "b", "c"]).card
@@ -228,6 +248,7 @@ def test_wrong_counts_are_refused(tmp_path: Path) -> None:
 
 def yolo_row(t: Array, cell: tuple[int, int], stride: float, anchor: Any, scale: float) -> Array:
     """One candidate by YOLOv3's formulas: box, then scores."""
+
     def sigmoid(x: Array) -> Array:
         return 1 / (1 + np.exp(-x))
 

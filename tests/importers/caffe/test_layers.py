@@ -41,7 +41,9 @@ def layer(kind: str, param: str = "", bottoms: str = "x", top: str = "y") -> str
     return f'layer {{ name: "{top.split()[0]}" type: "{kind}" {lines}{param} }}\n'
 
 
-CONV = layer("Convolution", "convolution_param { num_output: 6 kernel_size: 3 pad: 1 }", "data", "x")
+CONV = layer(
+    "Convolution", "convolution_param { num_output: 6 kernel_size: 3 pad: 1 }", "data", "x"
+)
 CONV_BLOBS: Blobs = {"x": ("Convolution", [rand(6, 3, 3, 3), rand(6)])}
 CONV2 = layer("Convolution", "convolution_param { num_output: 6 kernel_size: 1 }", "data", "z")
 CONV2_BLOBS: Blobs = {"z": ("Convolution", [rand(6, 3, 1, 1), rand(6)])}
@@ -182,7 +184,7 @@ CASES: dict[str, tuple[str, Blobs]] = {
         + layer("Crop", "crop_param { axis: 2 offset: 1 offset: 2 }", "x w"),
         {},
     ),
-    "dropout": (layer("Dropout", "dropout_param { dropout_ratio: 0.3 }") , {}),
+    "dropout": (layer("Dropout", "dropout_param { dropout_ratio: 0.3 }"), {}),
     "split": (layer("Split", top="y w") + layer("Eltwise", "", "y w", "v"), {}),
     "interp": (layer("Interp", "interp_param { height: 23 width: 31 }"), {}),
     "interp, zoom": (layer("Interp", "interp_param { zoom_factor: 3 }"), {}),
@@ -289,8 +291,7 @@ FORMULAS: dict[str, tuple[str, Blobs, Callable[[Array], Array]]] = {
         bilinear,
     ),
     "log": (
-        layer("AbsVal", top="w")
-        + layer("Log", "log_param { base: 10 scale: 0.5 shift: 3 }", "w"),
+        layer("AbsVal", top="w") + layer("Log", "log_param { base: 10 scale: 0.5 shift: 3 }", "w"),
         {},
         log_of,
     ),
@@ -468,7 +469,9 @@ def test_blobs_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["packed", "single", "double", "double_single", "half", "old"])
 def test_every_form_of_a_blob(form: str, tmp_path: Path) -> None:
-    blobs = {"x": ("Convolution", [rand(6, 3, 3, 3).astype(np.float16), rand(6).astype(np.float16)])}
+    blobs = {
+        "x": ("Convolution", [rand(6, 3, 3, 3).astype(np.float16), rand(6).astype(np.float16)])
+    }
     expected = ours(tmp_path, prototxt(CONV), caffemodel(blobs), ["x"], picture()[None])
     found = ours(tmp_path, prototxt(CONV), caffemodel(blobs, form), ["x"], picture()[None])
     np.testing.assert_array_equal(found[0], expected[0])

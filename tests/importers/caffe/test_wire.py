@@ -85,7 +85,10 @@ def test_what_data_layers_said_of_pixels(path: Path) -> None:
         (chunk(100, b"\x0a\xff\xff\xff\xff\x0f"), "field of 4294967295 bytes where 0 are left"),
         (chunk(2, chunk(1, b"v0")), "first format .V0"),
         (one_blob(chunk(7, chunk(1, varint(1 << 40) + varint(1 << 40)))), "cannot have the shape"),
-        (one_blob(chunk(7, chunk(1, varint(5))) + chunk(5, bytes(16))), "holds 4 values; its shape"),
+        (
+            one_blob(chunk(7, chunk(1, varint(5))) + chunk(5, bytes(16))),
+            "holds 4 values; its shape",
+        ),
         (one_blob(chunk(7, chunk(1, varint((1 << 64) - 1)))), "cannot have the shape"),
         (one_blob(chunk(5, bytes(5))), "ends within a value"),
         (one_blob(chunk(5, b"\0\0\xc0\x7f")), "no finite numbers"),

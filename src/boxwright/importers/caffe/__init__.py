@@ -145,8 +145,10 @@ def _ending(
         left[1].unsupported("a second detection layer is not supported")
     if left:
         if asked:
-            raise ImportFailedError(f"option {asked.pop()} is for raw YOLO maps; {left[0].name} "
-                                    "says itself how to decode")
+            raise ImportFailedError(
+                f"option {asked.pop()} is for raw YOLO maps; {left[0].name} "
+                "says itself how to decode"
+            )
         if left[0].kind == "DetectionOutput":
             return heads.detection_output(writer, left[0])
         return heads.yolov3_output(writer, left[0])

@@ -150,9 +150,7 @@ def batch_norm(writer: Writer, layer: Layer) -> list[Blob]:
     0 for a count of 0, and adds ``eps`` within the root.
     """
     (source,) = writer.bottoms(layer, 1)
-    param = layer.param(
-        "batch_norm_param", "use_global_stats", "moving_average_fraction", "eps"
-    )
+    param = layer.param("batch_norm_param", "use_global_stats", "moving_average_fraction", "eps")
     if not param.flag("use_global_stats", True):
         param.unsupported("the statistics of a batch change with the batch", "use_global_stats")
     eps = param.number("eps", 1e-5)
@@ -168,9 +166,7 @@ def batch_norm(writer: Writer, layer: Layer) -> list[Blob]:
     return [per_channel(writer, layer, source, factor, -mean.astype(np.float64) * scale * factor)]
 
 
-def per_channel(
-    writer: Writer, layer: Layer, source: Blob, factor: Floats, offset: Floats
-) -> Blob:
+def per_channel(writer: Writer, layer: Layer, source: Blob, factor: Floats, offset: Floats) -> Blob:
     """``factor * x + offset`` on axis 1, folded into the layer before it where possible."""
     affine = source.affine
     if affine is not None and source.uses == 1 and affine.bias.size == source.shape[1]:

@@ -172,7 +172,9 @@ class _Ssd:
         sizes = np.concatenate([centred[:, 2:]] * 2, 1)
         if self.code == "CENTER_SIZE":
             first, second = graph.split(raw, [2, 2], 3, "decode/ssd/box")
-            centre = self._affine(first, centred[:, 2:] * variances[:, :2], centred[:, :2], "centre")
+            centre = self._affine(
+                first, centred[:, 2:] * variances[:, :2], centred[:, :2], "centre"
+            )
             power = self._affine(second, variances[:, 2:], None, "power")
             factor = graph.add("Exp", [power], "decode/ssd/exp")
             half = self._affine(factor, centred[:, 2:] / 2, None, "half")

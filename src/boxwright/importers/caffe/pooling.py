@@ -88,9 +88,7 @@ def _windows(
 def lrn(writer: Writer, layer: Layer) -> list[Blob]:
     """``LRN`` across channels (ONNX has the same), or within a channel."""
     (source,) = writer.bottoms(layer, 1)
-    param = layer.param(
-        "lrn_param", "local_size", "alpha", "beta", "norm_region", "k", "engine"
-    )
+    param = layer.param("lrn_param", "local_size", "alpha", "beta", "norm_region", "k", "engine")
     size = param.integer("local_size", 5, 1, 1 << 12)
     if size % 2 == 0:
         param.fail(f"local_size must be odd, got {size}", "local_size")
@@ -109,7 +107,9 @@ def lrn(writer: Writer, layer: Layer) -> list[Blob]:
         pads=[size // 2] * 4,
         count_include_pad=1,
     )
-    scaled = writer.op(layer, "Mul", [mean, writer.constant(layer, "alpha", _scalar(alpha))], shape, "scaled")
+    scaled = writer.op(
+        layer, "Mul", [mean, writer.constant(layer, "alpha", _scalar(alpha))], shape, "scaled"
+    )
     shifted = writer.op(layer, "Add", [scaled, writer.graph.scalar(1.0)], shape, "shifted")
     power = writer.op(
         layer, "Pow", [shifted, writer.constant(layer, "beta", _scalar(-beta))], shape, "power"
@@ -175,7 +175,9 @@ def reduction(writer: Writer, layer: Layer) -> list[Blob]:
     if factor == 1:
         return [writer.op(layer, "ReduceSum", [source, axes], shape, keepdims=0)]
     total = writer.op(layer, "ReduceSum", [source, axes], shape, "sum", keepdims=0)
-    return [writer.op(layer, "Mul", [total, writer.constant(layer, "coeff", _scalar(factor))], shape)]
+    return [
+        writer.op(layer, "Mul", [total, writer.constant(layer, "coeff", _scalar(factor))], shape)
+    ]
 
 
 def _scalar(value: float) -> np.ndarray[tuple[()], np.dtype[np.float64]]:

@@ -60,9 +60,7 @@ _CONVENTIONS: tuple[tuple[re.Pattern[str], tuple[float, ...], float, Channels], 
 )
 
 
-def preparation(
-    network: Network, model: CaffeModel, options: Mapping[str, Any]
-) -> Preparation:
+def preparation(network: Network, model: CaffeModel, options: Mapping[str, Any]) -> Preparation:
     """Find out how pixels were prepared.
 
     Raises:

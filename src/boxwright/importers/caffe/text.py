@@ -227,7 +227,9 @@ def read_prototxt(path: Path) -> Message:
     except OSError as error:
         raise ImportFailedError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
-        raise ImportFailedError(f"{path}: a prototxt may have {human_size(MAX_BYTES)}; it is larger")
+        raise ImportFailedError(
+            f"{path}: a prototxt may have {human_size(MAX_BYTES)}; it is larger"
+        )
     if b"\0" in data:
         raise ImportFailedError(f"{path} is no prototxt: it is not text")
     return parse(data.decode("utf-8-sig", errors="replace"), str(path))

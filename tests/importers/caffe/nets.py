@@ -130,3 +130,10 @@ def opencv(folder: Path, tops: Sequence[str], image: Array) -> list[Array]:
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     net.setInput(feed(image))
     return list(net.forward(list(tops)))
+
+
+def one_line(error: Exception) -> None:
+    """A refusal must name the file, in one line."""
+    text = str(error)
+    assert "net" in text
+    assert "\n" not in text

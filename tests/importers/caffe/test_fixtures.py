@@ -16,11 +16,13 @@ from boxwright.importers.caffe import IMPORTER
 from boxwright.importers.caffe.verify import feed_of, gap
 from boxwright.importers.onnx import probe
 from boxwright.model import Model
+from tests.importers.caffe.nets import Array
 
-VOC = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-    "person pottedplant sheep sofa train tvmonitor"
-).split()
+VOC = [
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+]
 NANO = "MobileNetV2-YOLOv3-Nano-voc"
 
 
@@ -43,9 +45,10 @@ def nano(caffe: Path) -> Model:
     return import_model(weights, names=VOC, options=options)
 
 
-def photo(fixtures_dir: Path, size: tuple[int, int], name: str = "dog.jpg") -> np.ndarray:
-    image = cv2.imread(str(fixtures_dir / "photos" / name))[..., ::-1]
-    return np.ascontiguousarray(cv2.resize(image, size[::-1]))
+def photo(fixtures_dir: Path, size: tuple[int, int], name: str = "dog.jpg") -> Array:
+    image = cv2.imread(str(fixtures_dir / "photos" / name))
+    assert image is not None
+    return np.ascontiguousarray(cv2.resize(image, size[::-1])[..., ::-1])
 
 
 def test_mobilenet_ssd_detects_what_opencv_does(

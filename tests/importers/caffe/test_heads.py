@@ -70,7 +70,8 @@ def conv_to(name: str, outputs: int) -> tuple[str, Any]:
         f"convolution_param {{ num_output: {outputs} kernel_size: 1 }} }}\n"
         f'layer {{ name: "{name}_perm" type: "Permute" bottom: "{name}" top: "{name}_perm" '
         "permute_param { order: 0 order: 2 order: 3 order: 1 } }\n"
-        f'layer {{ name: "{name}_flat" type: "Flatten" bottom: "{name}_perm" top: "{name}_flat" }}\n'
+        f'layer {{ name: "{name}_flat" type: "Flatten" bottom: "{name}_perm" '
+        f'top: "{name}_flat" }}\n'
     )
     return text, ("Convolution", [rand(outputs, 6, 1, 1) * 0.1, rand(outputs)])
 
@@ -120,7 +121,7 @@ def ssd(
     return folder / "net.caffemodel", loc_value, conf_value, prior
 
 
-def decode_bbox(code: str, t: Array, prior: Array, v: Array) -> Array:
+def decode_bbox(code: str, t: Array, prior: Array, v: Array) -> Any:
     """``DecodeBBox`` of bbox_util.cpp for one box, in fractions of the image."""
     x0, y0, x1, y1 = prior
     w, h = x1 - x0, y1 - y0

@@ -261,7 +261,7 @@ def bilinear(x: Array) -> Array:
 
 
 def log_of(x: Array) -> Array:
-    return np.log(3 + 0.5 * np.abs(x)) / np.log(10)
+    return np.asarray(np.log(3 + 0.5 * np.abs(x)) / np.log(10))
 
 
 def deconvolved(x: Array) -> Array:
@@ -275,7 +275,8 @@ def deconvolved(x: Array) -> Array:
                 part = weights[channel, :, i, j, None, None] * x[0, channel]
                 result[0, 2 * group : 2 * group + 2, i : i + HEIGHT, j : j + WIDTH] += part
     mean, variance = rand(4)[:, None, None], rand(4, low=0.1, high=2)[:, None, None]
-    return (result - mean) / np.sqrt(variance + 1e-5)
+    normal: Array = (result - mean) / np.sqrt(variance + 1e-5)
+    return normal
 
 
 # What OpenCV 4 does not have, or has otherwise.

@@ -9,7 +9,7 @@ import pytest
 from boxwright.errors import WeightsError
 from boxwright.importers.caffe.wire import CaffeModel, looks_like_caffemodel
 from tests.hostile.mutate import mutations
-from tests.importers.caffe.nets import blob, caffemodel, chunk, varint, whole
+from tests.importers.caffe.nets import blob, caffemodel, chunk, one_line, varint, whole
 from tests.importers.caffe.test_layers import rand
 
 VALUES = rand(4, 3, 2, 2)
@@ -123,7 +123,7 @@ def test_cut_off_anywhere(path: Path) -> None:
             everything(path)
             sound += 1
         except WeightsError as error:
-            assert path.name in str(error)
+            one_line(error)
     # Between two layers, the part in front is a sound file.
     assert sound == 1
 
@@ -138,7 +138,7 @@ def test_damaged_at_random(form: str, path: Path) -> None:
             everything(path)
         except WeightsError as error:
             refused += 1
-            assert "\n" not in str(error)
+            one_line(error)
     assert refused > 50
 
 

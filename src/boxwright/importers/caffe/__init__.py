@@ -14,7 +14,7 @@ from boxwright.files import printable, sha256_file
 from boxwright.graph.pixels import add_pixels
 from boxwright.importers.caffe import heads
 from boxwright.importers.caffe.layers import outputs, producers, write_layers
-from boxwright.importers.caffe.network import Network, read_network
+from boxwright.importers.caffe.network import Layer, Network, read_network
 from boxwright.importers.caffe.prepare import Preparation, preparation
 from boxwright.importers.caffe.text import read_prototxt
 from boxwright.importers.caffe.wire import CaffeModel, looks_like_caffemodel
@@ -136,7 +136,7 @@ def _resized(network: Network, size: tuple[int, int] | None) -> Network:
 
 
 def _ending(
-    writer: Writer, network: Network, left: list[heads.Layer], request: ImportRequest
+    writer: Writer, network: Network, left: list[Layer], request: ImportRequest
 ) -> Ending | str:
     """The decoded heads, or the name of a classifier's output."""
     options = dict(request.options)

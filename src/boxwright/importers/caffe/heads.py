@@ -271,7 +271,9 @@ def yolo(writer: Writer, levels: list[YoloLevel], origin: str) -> Ending:
         ImportFailedError: A map's channels or grid do not fit its anchors.
     """
     _, _, height, width = writer.network.image.shape
-    boxes, scores, heads = [], [], []
+    boxes: list[str] = []
+    scores: list[str] = []
+    heads: list[CardHead] = []
     classes = rows = 0
     last = writer.network.layers[-1]
     for number, level in enumerate(levels):

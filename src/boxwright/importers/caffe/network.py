@@ -63,12 +63,14 @@ _OLD_TYPES = {
 }
 
 DATA_TYPES = frozenset(
-    "Data AnnotatedData ImageData HDF5Data WindowData MemoryData DummyData DetectionData "
-    "VideoData Python".split()
+    (
+        *("Data", "AnnotatedData", "ImageData", "HDF5Data", "WindowData", "MemoryData"),
+        *("DummyData", "DetectionData", "VideoData"),
+    )
 )
 # They measure or report; nothing that detects depends on them.
 _MEASURING = frozenset(
-    "Accuracy DetectionEvaluate Silence HDF5Output MultiBoxLoss YoloSegLoss".split()
+    ["Accuracy", "DetectionEvaluate", "Silence", "HDF5Output", "MultiBoxLoss", "YoloSegLoss"]
 )
 
 

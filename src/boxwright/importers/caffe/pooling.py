@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def pooling(writer: Writer, layer: Layer) -> list[Blob]:
         counts.append(count)
         beyond.append(overhang)
     shape = (batch, channels, *counts)
-    windows = {"kernel_shape": kernel, "strides": stride}
+    windows: dict[str, Any] = {"kernel_shape": kernel, "strides": stride}
     ends = [p + b for p, b in zip(pads, beyond, strict=True)]
     if method == "MAX":
         return [writer.op(layer, "MaxPool", [source], shape, pads=[*pads, *ends], **windows)]
@@ -95,7 +96,12 @@ def lrn(writer: Writer, layer: Layer) -> list[Blob]:
     alpha, beta = param.number("alpha", 1.0), param.number("beta", 0.75)
     writer.planes(layer, source)
     if param.choice("norm_region", "ACROSS_CHANNELS", _REGIONS) == "ACROSS_CHANNELS":
-        attributes = {"size": size, "alpha": alpha, "beta": beta, "bias": param.number("k", 1.0)}
+        attributes: dict[str, Any] = {
+            "size": size,
+            "alpha": alpha,
+            "beta": beta,
+            "bias": param.number("k", 1.0),
+        }
         return [writer.op(layer, "LRN", [source], source.shape, **attributes)]
     # lrn_layer.cpp makes it of other layers: x * (1 + alpha * mean(x²)) ^ -beta. `k` is 1 there.
     shape = source.shape
@@ -145,7 +151,7 @@ def mvn(writer: Writer, layer: Layer) -> list[Blob]:
     across = param.flag("across_channels", False)
     shape = source.shape
     reduced = (batch, 1 if across else channels, 1, 1)
-    over = {"axes": [1, 2, 3] if across else [2, 3], "keepdims": 1}
+    over: dict[str, Any] = {"axes": [1, 2, 3] if across else [2, 3], "keepdims": 1}
     mean = writer.op(layer, "ReduceMean", [source], reduced, "mean", **over)
     if not param.flag("normalize_variance", True):
         return [writer.op(layer, "Sub", [source, mean], shape)]

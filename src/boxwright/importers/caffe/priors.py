@@ -29,8 +29,8 @@ def prior_box(writer: Writer, layer: Layer) -> list[Blob]:
     feature, image = writer.bottoms(layer, 2)
     param = layer.param("prior_box_param", *_FIELDS)
     rows, columns = writer.planes(layer, feature)[2:]
-    height, width = writer.planes(layer, image)[2:]
-    height, width = _pair(param, "img_size", "img_h", "img_w", (height, width))
+    extents = writer.planes(layer, image)
+    height, width = _pair(param, "img_size", "img_h", "img_w", (extents[2], extents[3]))
     sizes = _box_sizes(param)
     if rows * columns * len(sizes) * 8 > _MAX_VALUES:
         layer.fail(f"it would make {rows * columns * len(sizes)} boxes")

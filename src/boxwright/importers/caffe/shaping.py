@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,9 @@ def slice_(writer: Writer, layer: Layer) -> list[Blob]:
             layer.fail(f"{extent} on axis {axis} cannot be cut into {parts} equal parts")
         points = [extent // parts * number for number in range(1, parts)]
     bounds = [0, *points, extent]
-    if len(points) != parts - 1 or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
+    if len(points) != parts - 1 or any(a >= b for a, b in itertools.pairwise(bounds)):
         layer.fail(f"slice points {points[:16]} do not cut {extent} into {parts} parts")
-    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    sizes = [b - a for a, b in itertools.pairwise(bounds)]
     shapes = [(*source.shape[:axis], size, *source.shape[axis + 1 :]) for size in sizes]
     if parts == 1:
         return [source]
@@ -197,7 +198,10 @@ def upsample(writer: Writer, layer: Layer) -> list[Blob]:
     scales = writer.constant(layer, "scales", np.array([1, 1, *factors]))
     return [
         writer.op(
-            *(layer, "Resize", [source, "", scales], shape),
+            layer,
+            "Resize",
+            [source, "", scales],
+            shape,
             mode="nearest",
             coordinate_transformation_mode="asymmetric",
             nearest_mode="floor",
@@ -224,7 +228,10 @@ def interp(writer: Writer, layer: Layer) -> list[Blob]:
     scales = writer.constant(layer, "scales", np.array([1, 1, *factors], np.float32))
     return [
         writer.op(
-            *(layer, "Resize", [source, "", scales], shape),
+            layer,
+            "Resize",
+            [source, "", scales],
+            shape,
             mode="linear",
             coordinate_transformation_mode="align_corners",
         )

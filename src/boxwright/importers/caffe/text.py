@@ -167,13 +167,13 @@ class Message:
         scalar = self._scalar(name)
         if scalar is None:
             return default
-        for choice, number in choices.items():
-            if not scalar.quoted and scalar.text in (choice, str(number)):
-                return choice
-        self.fail(f"{name} must be one of {', '.join(choices)}, got {scalar.text[:40]!r}", name)
+        spelt = {spelling: choice for choice, n in choices.items() for spelling in (choice, str(n))}
+        if scalar.quoted or scalar.text not in spelt:
+            self.fail(f"{name} must be one of {', '.join(choices)}, got {scalar.text[:40]!r}", name)
+        return spelt[scalar.text]
 
     def _number(self, name: str, scalar: Scalar) -> float:
-        text = scalar.text.rstrip("fF") if not scalar.text[:2].lower() == "0x" else scalar.text
+        text = scalar.text.rstrip("fF") if scalar.text[:2].lower() != "0x" else scalar.text
         try:
             if scalar.quoted or len(text) > _MAX_NUMBER:
                 raise ValueError

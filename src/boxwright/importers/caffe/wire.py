@@ -41,8 +41,11 @@ _NAME, _TYPE, _BLOBS, _TRANSFORM = 1, 2, 7, 100
 _V1_V0, _V1_NAME, _V1_TYPE, _V1_BLOBS, _V1_TRANSFORM = 1, 4, 5, 6, 36
 # BlobProto
 _LEGACY_AXES, _DATA, _SHAPE, _DOUBLE, _RAW_TYPE, _RAW = (1, 2, 3, 4), 5, 7, 8, 10, 12
+_FLOATS: np.dtype[Any] = np.dtype("<f4")
+_DOUBLES: np.dtype[Any] = np.dtype("<f8")
+_HALVES: np.dtype[Any] = np.dtype("<f2")
 # NVIDIA's `enum Type`
-_RAW_TYPES = {0: np.dtype("<f8"), 1: np.dtype("<f4"), 2: np.dtype("<f2")}
+_RAW_TYPES = {0: _DOUBLES, 1: _FLOATS, 2: _HALVES}
 
 
 @dataclass(frozen=True)
@@ -187,9 +190,9 @@ class CaffeModel:
             elif item.number == _SHAPE and item.wire == _BYTES:
                 shape = self._shape(item.span, where)
             elif item.number == _DATA and item.wire in (_BYTES, _FIXED32):
-                pieces.append((np.dtype("<f4"), item.span))
+                pieces.append((_FLOATS, item.span))
             elif item.number == _DOUBLE and item.wire in (_BYTES, _FIXED64):
-                pieces.append((np.dtype("<f8"), item.span))
+                pieces.append((_DOUBLES, item.span))
             elif item.number == _RAW_TYPE and item.wire == _VARINT:
                 raw_type = item.value
             elif item.number == _RAW and item.wire == _BYTES:
@@ -263,7 +266,7 @@ class CaffeModel:
                 else:
                     mean.append(value)
             elif item.number == 5 and item.wire == _BYTES:
-                mean.extend(self._array(np.dtype("<f4"), item.span, "a data layer").tolist())
+                mean.extend(self._array(_FLOATS, item.span, "a data layer").tolist())
             elif item.number == 4 and item.wire == _BYTES:
                 mean_file = self._text(item.span)
         return StoredTransform(scale, tuple(mean[:16]), mean_file)

@@ -11,14 +11,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.graph.builder import GraphBuilder
 from boxwright.errors import WeightsError
+from boxwright.graph.builder import GraphBuilder
 from boxwright.importers.caffe.network import Layer, Network
 from boxwright.importers.caffe.wire import CaffeModel
 
@@ -156,7 +157,7 @@ class Writer:
         self,
         layer: Layer,
         operator: str,
-        inputs: list[Blob | str],
+        inputs: Sequence[Blob | str],
         shape: Shape,
         suffix: str = "",
         **attributes: Any,

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from boxwright.cli import main
+import boxwright
 from boxwright.errors import CfgError, ImportFailedError
 from boxwright.importers import choose, formats, import_model, make_request
 from boxwright.importers.caffe import IMPORTER, prepare
@@ -104,15 +107,13 @@ def test_verified_against_opencv(weights: Path) -> None:
     assert not IMPORTER.verify(request, model).passed
 
 
-def test_on_the_command_line(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["import", str(weights), "-o", str(tmp_path / "net.onnx"), "--verify", "--json"]
-    command += ["--option", "mean=104,117,123", "--option", "scale=1/64", "-q"]
-    with pytest.raises(SystemExit) as ended:
-        main(command)
-    assert ended.value.code == 0
-    card = json.loads(capsys.readouterr().out)["card"]
+def test_on_the_command_line(weights: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "boxwright", "import", str(weights), "--verify", "--json"]
+    command += ["-o", str(tmp_path / "net.onnx"), "-q"]
+    command += ["--option", "mean=104,117,123", "--option", "scale=1/64"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(boxwright.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    card = json.loads(done.stdout)["card"]
     pixels = card["transforms"][0]["parameters"]["pixels"]
     assert pixels == {
         "mean": [104, 117, 123],
@@ -175,6 +176,15 @@ class TestPixels:
         found = self.pixels(weights)
         assert found["origin"] == "the caffemodel"
         assert found["scale"] == 0.25
+
+    def test_a_mean_image_is_not_ignored(self, weights: Path) -> None:
+        path = weights.with_suffix(".prototxt")
+        train = 'layer { type: "Data" top: "d" transform_param { mean_file: "m.binaryproto" } }\n'
+        train = train.replace("top", "include { phase: TRAIN } top")
+        path.write_text(path.read_text().replace("layer {", train + "layer {", 1))
+        with pytest.raises(ImportFailedError, match=r"mean image 'm.binaryproto' .* not read"):
+            import_model(weights, options={"scale": 1})
+        assert self.pixels(weights, mean=7)["mean"] == [7]
 
     def test_from_a_known_family(self, weights: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = weights.with_suffix(".prototxt")

@@ -19,7 +19,6 @@ from typing import Any
 from boxwright.errors import ImportFailedError
 from boxwright.graph.pixels import Channels, PixelFormat
 from boxwright.importers.caffe.network import Network
-from boxwright.importers.caffe.text import Message
 from boxwright.importers.caffe.wire import CaffeModel
 from boxwright.importers.onnx.options import numbers
 
@@ -66,7 +65,7 @@ def preparation(network: Network, model: CaffeModel, options: Mapping[str, Any])
     Raises:
         ImportFailedError: Nobody says so, or what is said cannot be.
     """
-    found = _stated(network, model)
+    found = _stated(network, model, options)
     given = {key: options[key] for key in ("mean", "scale", "channels") if key in options}
     if found is None and not {"mean", "scale"} & set(given):
         raise ImportFailedError(
@@ -98,16 +97,16 @@ def preparation(network: Network, model: CaffeModel, options: Mapping[str, Any])
     return Preparation(mean, scale, channels, origin)
 
 
-def _stated(network: Network, model: CaffeModel) -> Preparation | None:
+def _stated(network: Network, model: CaffeModel, options: Mapping[str, Any]) -> Preparation | None:
     """What the files say, or the network's name does."""
     order: Channels = "grey" if network.image.shape[1] == 1 else "bgr"
     messages = [*filter(None, (network.image.transform,)), *network.transforms]
     for message in messages:
         mean = tuple(message.numbers("mean_value"))
-        _check_mean_file(message.text("mean_file"), message)
+        _check_mean_file(message.text("mean_file"), options)
         return Preparation(mean or (0.0,), message.number("scale", 1.0), order, "the prototxt")
     for stored in model.transforms:
-        _check_mean_file(stored.mean_file)
+        _check_mean_file(stored.mean_file, options)
         return Preparation(stored.mean or (0.0,), stored.scale, order, "the caffemodel")
     for pattern, mean, scale, channels in _CONVENTIONS:
         if pattern.match(network.name) and order != "grey":
@@ -120,12 +119,11 @@ def _stated(network: Network, model: CaffeModel) -> Preparation | None:
     return None
 
 
-def _check_mean_file(name: str, message: Message | None = None) -> None:
-    if name:
-        _LOGGER.warning(
-            "pixels had the mean image %s subtracted%s, which is not read; where its mean is "
-            "not 0, give it with --option mean=",
-            *(name[:80], f" ({message.path}:{message.line})" if message else ""),
+def _check_mean_file(name: str, options: Mapping[str, Any]) -> None:
+    if name and "mean" not in options:
+        raise ImportFailedError(
+            f"pixels had the mean image {name[:80]!r} subtracted, which is not read; give its "
+            "mean, one number or one for each channel: --option mean=104,117,123"
         )
 
 

@@ -447,10 +447,24 @@ REFUSED = {
         CfgError,
         "4 groups do not divide 6 and 2",
     ),
+    "a filler's bomb": (
+        layer(
+            "Deconvolution",
+            "convolution_param { num_output: 4000 kernel_size: 16000 bias_term: false "
+            'pad: 8000 weight_filler { type: "bilinear" } }',
+        ),
+        CfgError,
+        "its filler would make 6144000000000 weights",
+    ),
+    "more channels than anything has": (
+        layer("Convolution", "convolution_param { num_output: 99999999 kernel_size: 1 }"),
+        CfgError,
+        "num_output must be a whole number from 1 to 4194304",
+    ),
     "larger than the image": (
         layer("Convolution", "convolution_param { num_output: 2 kernel_size: 40 }"),
-        WeightsError,
-        "needs 2 blobs",
+        CfgError,
+        r"its output would have the shape \[1, 2, -29, -26\]",
     ),
 }
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from boxwright.importers.caffe.heads import Ending
 
 _LOGGER = logging.getLogger("boxwright")
+_MAX_CLASSES = 65_536
 _SUFFIXES = (".prototxt", ".prototxt.txt", ".pbtxt")
 
 OPTIONS = {
@@ -160,13 +161,18 @@ def _ending(
         return heads.yolo(writer, heads.levels_of_options(found, options), "option anchors")
     blobs = {name: writer.blobs[name] for name in found if name in writer.blobs}
     flat = [name for name, blob in blobs.items() if blob.size == max(blob.shape)]
-    if len(blobs) == 1 and flat and blobs[flat[0]].value is None:
+    if len(blobs) == 1 and flat and blobs[flat[0]].value is None and _few(blobs[flat[0]]):
         return flat[0]
     shown = ", ".join(f"{name[:40]} {list(blob.shape)}" for name, blob in list(blobs.items())[:8])
     raise ImportFailedError(
         f"{network.name or 'the network'} ends in {shown or 'nothing'}: no DetectionOutput layer "
         "and no class scores. For raw YOLO maps give --option anchors=… or darknet_cfg=…"
     )
+
+
+def _few(blob: Blob) -> bool:
+    """Whether there are no more classes than a card holds."""
+    return blob.size <= _MAX_CLASSES
 
 
 def _finish(

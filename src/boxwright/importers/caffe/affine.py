@@ -21,6 +21,9 @@ _CONVOLUTION = (
     *("weight_filler", "bias_filler", "engine", "axis", "force_nd_im2col"),
 )
 _MAX_WINDOW = 1 << 14
+_MAX_OUTPUTS = 1 << 22
+# A kernel that a filler makes needs no bytes in any file.
+_MAX_FILLED = 1 << 26
 
 
 def pair(param: Message, name: str, rows: str, columns: str, default: int, low: int) -> list[int]:
@@ -43,7 +46,7 @@ def convolution(writer: Writer, layer: Layer) -> list[Blob]:
     param = layer.param("convolution_param", *_CONVOLUTION)
     if param.integer("axis", 1, -4, 4) not in (1, -3):
         param.unsupported("channels must be on axis 1", "axis")
-    outputs = param.integer("num_output", 0, 1)
+    outputs = param.integer("num_output", 0, 1, _MAX_OUTPUTS)
     if not outputs:
         param.fail("num_output is missing")
     kernel = pair(param, "kernel_size", "kernel_h", "kernel_w", 0, 1)
@@ -70,9 +73,9 @@ def convolution(writer: Writer, layer: Layer) -> list[Blob]:
             extents.append(
                 s * (size - 1) + reach - 2 * p if transposed else (size + 2 * p - reach) // s + 1
             )
-        weights, bias = _kernel(writer, layer, param, channels, outputs, groups, kernel)
         shape = (batch, outputs, *extents)
         writer.check_shape(layer, shape)
+        weights, bias = _kernel(writer, layer, param, channels, outputs, groups, kernel)
         attributes = {
             "kernel_shape": kernel,
             "strides": stride,
@@ -102,6 +105,8 @@ def _kernel(
     zeros: NDArray[np.float32] = np.zeros(outputs, np.float32)
     filler = param.message("weight_filler").text("type", "constant")
     if layer.kind == "Deconvolution" and filler == "bilinear" and not writer.stored(layer):
+        if math.prod(shape) > _MAX_FILLED:
+            param.fail(f"its filler would make {math.prod(shape)} weights")
         return np.broadcast_to(bilinear_kernel(param, kernel), shape), zeros
     blobs = writer.weights(layer, shape, *([(outputs,)] if has_bias else []))
     return blobs[0], blobs[1] if has_bias else zeros
@@ -124,7 +129,7 @@ def inner_product(writer: Writer, layer: Layer) -> list[Blob]:
         *("inner_product_param", "num_output", "bias_term", "weight_filler", "bias_filler"),
         *("axis", "transpose"),
     )
-    outputs = param.integer("num_output", 0, 1)
+    outputs = param.integer("num_output", 0, 1, _MAX_OUTPUTS)
     if not outputs:
         param.fail("num_output is missing")
     axis = writer.axis(layer, source, param.integer("axis", 1, -8, 8))

@@ -137,8 +137,9 @@ class Writer:
             return blob.tensor
         affine = blob.affine
         if id(affine) not in self._written:
-            name = self._free_name(affine.name)
             source = self.tensor(layer, affine.source)
+            # One layer may be there twice, as it is and with what one of its users folded in.
+            name = self.graph.unique(affine.name)
             weights = self.graph.constant(f"{name}/weights", _float32(layer, affine.weights))
             bias = self.graph.constant(f"{name}/bias", _float32(layer, affine.bias))
             inputs = [source, weights, bias]
@@ -146,12 +147,6 @@ class Writer:
             # The affine is kept beside: another must not get its id.
             self._written[id(affine)] = affine, name
         return self._written[id(affine)][1]
-
-    def _free_name(self, name: str) -> str:
-        taken = {written for _, written in self._written.values()}
-        while name in taken:
-            name += "+"
-        return name
 
     def op(
         self,

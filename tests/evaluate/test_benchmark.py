@@ -303,7 +303,7 @@ def test_another_network_is_another_answer(folder: Path) -> None:
     [
         (
             "onnxruntme",
-            "neither a file nor a contender; there are onnxruntime, openvino, reference, bare",
+            "neither a file nor a contender; there are onnxruntime, openvino, reference, tensorrt",
         ),
         ("opencv-dnn", "tiny was not imported from one"),
         ("absent.bw", "no such file: absent.bw"),

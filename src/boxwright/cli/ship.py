@@ -44,7 +44,7 @@ _EXIT_BUDGET = 3
 )
 @click.option(
     "--target",
-    type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt"]),
+    type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
     default="auto",
     show_default=True,
     help="Runtime to build for; auto takes the best this version has.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from typing import Any
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.extras import require
 
-TARGETS = ("auto", "onnxruntime", "openvino", "tensorrt")
+TARGETS = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+# benchmarks/results/ has what this order rests on.
+_PREFERRED = ("tensorrt", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
 # Beside trained weights, files of these suffixes describe the network.
@@ -76,10 +79,17 @@ class ShipSettings:
     device: str = "auto"
     seed: int = 0
 
-    @property
+    @functools.cached_property
     def backend(self) -> str:
-        """The backend that `target` means."""
-        return "onnxruntime" if self.target == "auto" else self.target
+        """The backend that `target` means: of those that work here, the fastest as a rule."""
+        if self.target != "auto":
+            return self.target
+        from boxwright import backends
+
+        return next(
+            (name for name in _PREFERRED if backends.get(name).unavailable() is None),
+            "onnxruntime",
+        )
 
     @property
     def built_precision(self) -> str:
@@ -95,6 +105,7 @@ class ShipSettings:
             MissingExtraError: Labels were given, and what computes AP is not installed.
         """
         from boxwright import backends
+        from boxwright.backends.capabilities import capabilities
 
         if self.backend not in backends.names():
             raise InputError(
@@ -104,10 +115,11 @@ class ShipSettings:
         reason = backends.get(self.backend).unavailable()
         if reason is not None:  # now, not after the import
             raise BackendUnavailableError(f"target {self.target} cannot work here: {reason}")
-        if self.built_precision != "fp32":
+        known = capabilities(backends.get(self.backend))["precisions"] or ["fp32"]
+        if self.built_precision not in known:
             raise InputError(
-                f"precision {self.precision} is not available in this version of Boxwright; "
-                "available are auto and fp32"
+                f"target {self.backend} does not build precision {self.precision} here; "
+                f"available are auto, {', '.join(known)}"
             )
         if self.budgets.max_drop is not None and self.annotations is None:
             raise InputError(

@@ -20,6 +20,7 @@ from boxwright.backends.comparison import MAX_NRMSE, compare_outputs, sample_ima
 from boxwright.backends.openvino.plan import PlanFile
 from boxwright.backends.openvino.runner import OpenVinoRunner
 from boxwright.backends.openvino.runtime import (
+    available_devices,
     core,
     find_device,
     full_name,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from boxwright.backends.capabilities import Capabilities
     from boxwright.engine import Engine
 
 # Raise it when what `compile` writes changes: plans of another number do not fit.
@@ -75,6 +77,10 @@ class OpenVinoBackend:
         except ImportError as error:
             return f"openvino cannot be imported: {error}"
         return None
+
+    def capabilities(self) -> Capabilities:
+        """What OpenVINO builds, and the devices it finds."""
+        return {"precisions": ["fp32"], "devices": list(available_devices())}
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """Version, device, precision and batch; on a CPU its instruction sets too.

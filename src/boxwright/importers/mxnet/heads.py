@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright.card import Head, Interpolation, Nms, Resize
-from boxwright.importers.mxnet.boxes import decode_centres
+from boxwright.graph.heads import Priors, Raw
+from boxwright.graph.heads import decode as decode_head
 from boxwright.importers.mxnet.symbol import Entry, Node, Symbol
 from boxwright.importers.mxnet.values import BATCH, Value, described
 from boxwright.importers.mxnet.writer import Writer
@@ -81,6 +84,44 @@ class Family:
     score_threshold: float = 0.5
 
 
+def decode_priors(
+    writer: Writer,
+    head: Priors,
+    deltas: Value,
+    scores: Value,
+    corners: NDArray[Any],
+    size: tuple[int, int],
+) -> Decoded:
+    """Boxes and scores of a head with prior boxes.
+
+    Args:
+        writer: The graph.
+        head: What the tensors mean.
+        deltas: ``[N, A, 4]``.
+        scores: ``[N, A, C]``, with the background's column where `head` has one.
+        corners: The priors, ``(A, 4)``, `xyxy` in input pixels.
+        size: ``(height, width)`` of the input.
+    """
+    centres = np.concatenate(
+        [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1
+    ).astype(np.float64)
+    raw = Raw((writer.read(deltas),), (writer.read(scores),))
+    done = decode_head(writer.graph, head, raw, size, priors=centres)
+    rows = len(corners)
+    return Decoded(
+        Value(done.boxes, (BATCH, rows, 4)),
+        Value(done.scores, (BATCH, rows, head.classes)),
+        done.heads,
+    )
+
+
+def _array(writer: Writer, value: Value) -> NDArray[Any]:
+    if value.array is None:
+        raise writer.symbol.error(f"{value.name!r} must be constant: anchors that are computed "
+                                  "from the image cannot be imported")
+    return value.array
+
+
 def multibox(symbol: Symbol) -> Family | None:
     """MXNet's own SSD: the only output is ``MultiBoxDetection``'s, which is taken apart."""
     node = symbol.nodes[symbol.heads[0].node]
@@ -102,15 +143,22 @@ def multibox(symbol: Symbol) -> Family | None:
                 f"{described(anchors.shape)} are not scores, offsets and anchors that belong together"
             )
         table = writer.transpose(scores, (0, 2, 1), "decode/classes")
-        final = writer.slice(table, 2, 1, scores.shape[1], "decode/foreground")
         rows = writer.reshape(deltas, (BATCH, count, 4), "decode/offsets")
-        boxes = decode_centres(writer, rows, anchors, "decode/box", scales=scales, corners=True)
+        head = Priors(
+            classes=scores.shape[1] - 1,
+            layout="rows",
+            activation="none",
+            variances=(scales[0], scales[1], scales[2], scales[3]),
+        )
+        extent = np.array([size[1], size[0]] * 2, np.float64)
+        corners = _array(writer, anchors).reshape(-1, 4) * extent
+        done = decode_priors(writer, head, rows, table, corners, size)
         if settings.truth("clip", True):
-            bounds = [writer.floats(f"decode/bound{i}", float(i)) for i in range(2)]
-            boxes = writer.op("Clip", [boxes, *bounds], "decode/clipped", boxes.shape)
-        extent = writer.floats("decode/extent", [size[1], size[0]] * 2)
-        boxes = writer.binary("Mul", boxes, extent, "decode/pixels")
-        return Decoded(boxes, final, (Head("ssd", (1, 1), (), count, deltas.name),))
+            zero = writer.floats("decode/zero", 0.0)
+            boxes = writer.binary("Max", done.boxes, zero, "decode/inside")
+            limit = writer.floats("decode/extent", extent)
+            done = replace(done, boxes=writer.binary("Min", boxes, limit, "decode/clipped"))
+        return done
 
     nms = Nms(
         iou_threshold=settings.number("nms_threshold", 0.5),

@@ -11,12 +11,16 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright.card import Head, Nms
-from boxwright.importers.mxnet.heads import Decoded, Family, Pixels
+from boxwright.graph.heads import Priors, cells
+from boxwright.importers.mxnet.heads import Decoded, Family, Pixels, decode_priors
 from boxwright.importers.mxnet.symbol import Entry, Symbol
 from boxwright.importers.mxnet.values import BATCH, Value, described
 from boxwright.importers.mxnet.writer import Writer
+
+Floats = NDArray[np.float64]
 
 LANDMARKS = "landmarks"
 # Sides of the anchors at a cell of each stride, largest first as the network orders them.
@@ -47,7 +51,7 @@ def retinaface(symbol: Symbol) -> Family | None:
         raise symbol.error(f"a RetinaFace without its output {kind}_stride{stride}")
 
     def decode(writer: Writer, values: list[Value], size: tuple[int, int]) -> Decoded:
-        return _decode(writer, strides, values, len(kinds))
+        return _decode(writer, strides, values, len(kinds), size)
 
     return Family(
         "retinaface",
@@ -62,73 +66,70 @@ def retinaface(symbol: Symbol) -> Family | None:
     )
 
 
-def _decode(writer: Writer, strides: list[int], values: list[Value], kinds: int) -> Decoded:
-    parts: dict[str, list[Value]] = {"boxes": [], "scores": [], LANDMARKS: []}
-    heads = []
+def _decode(
+    writer: Writer,
+    strides: list[int],
+    values: list[Value],
+    kinds: int,
+    size: tuple[int, int],
+) -> Decoded:
+    columns: dict[str, list[Value]] = {"scores": [], "deltas": [], "points": []}
+    anchors, heads = [], []
     for i, stride in enumerate(strides):
         scores, boxes, *points = values[i * kinds : (i + 1) * kinds]
         name, sides = f"decode/stride{stride}", _SIDES[stride]
-        rows, columns = boxes.shape[2:]
-        count, cells = len(sides), rows * columns
-        if boxes.shape[1] != 4 * count or scores.shape[1] != 2 * count:
+        grid = (boxes.shape[2], boxes.shape[3])
+        rows = grid[0] * grid[1] * len(sides)
+        if boxes.shape[1] != 4 * len(sides) or scores.shape[1] != 2 * len(sides):
             raise writer.symbol.error(
                 f"at stride {stride}, scores {described(scores.shape)} and boxes "
-                f"{described(boxes.shape)} are not those of {count} anchors a cell"
+                f"{described(boxes.shape)} are not those of {len(sides)} anchors a cell"
             )
-        total = cells * count
-        # Of each anchor's two probabilities, all of the background's come first.
-        face = writer.slice(scores, 1, count, 2 * count, f"{name}/face")
-        face = writer.transpose(face, (0, 2, 3, 1), f"{name}/face_rows")
-        parts["scores"].append(writer.reshape(face, (BATCH, total, 1), f"{name}/scores"))
-        centre, side = _anchors(stride, sides, rows, columns)
-        deltas = _rows(writer, boxes, total, 4, f"{name}/deltas")
-        parts["boxes"].append(_boxes(writer, deltas, centre, side, f"{name}/boxes"))
-        if points:
-            offsets = _rows(writer, points[0], total, 10, f"{name}/points")
-            moved = writer.binary("Mul", offsets, writer.floats(f"{name}/side", side), f"{name}/by")
-            at = writer.floats(f"{name}/at", np.tile(centre, 5))
-            parts[LANDMARKS].append(writer.binary("Add", moved, at, f"{name}/landmarks"))
-        squares = tuple((float(s), float(s)) for s in sides)
-        heads.append(Head("retinaface", (rows, columns), squares, total, boxes.name))
+        # Of the anchors' probabilities, all of the background's come first.
+        face = writer.slice(scores, 1, len(sides), 2 * len(sides), f"{name}/face")
+        columns["scores"].append(_rows(writer, face, rows, 1, f"{name}/scores"))
+        columns["deltas"].append(_rows(writer, boxes, rows, 4, f"{name}/deltas"))
+        for tensor in points:
+            columns["points"].append(_rows(writer, tensor, rows, 10, f"{name}/points"))
+        anchors.append(_anchors(stride, sides, grid))
+        squares = tuple((float(side), float(side)) for side in sides)
+        heads.append(Head("retinaface", grid, squares, rows, boxes.name))
+    corners = np.concatenate(anchors)
     joined = {
-        key: writer.concat(values, 1, f"decode/{key}") for key, values in parts.items() if values
+        key: writer.concat(parts, 1, f"decode/{key}") for key, parts in columns.items() if parts
     }
-    extra = {LANDMARKS: joined[LANDMARKS]} if LANDMARKS in joined else {}
-    return Decoded(joined["boxes"], joined["scores"], tuple(heads), extra)
+    head = Priors(
+        classes=1, layout="rows", activation="none", background="none", variances=(1, 1, 1, 1)
+    )
+    done = decode_priors(writer, head, joined["deltas"], joined["scores"], corners, size)
+    # The decoded corners are centres of the box's first and last pixels: half a pixel inside.
+    inward = writer.floats("decode/inward", [0.5, 0.5, -0.5, -0.5])
+    boxes = writer.binary("Add", done.boxes, inward, "decode/first_to_last")
+    extra = {}
+    if "points" in joined:
+        extra[LANDMARKS] = _landmarks(writer, joined["points"], corners)
+    return Decoded(boxes, done.scores, tuple(heads), extra)
 
 
-def _rows(writer: Writer, x: Value, total: int, columns: int, name: str) -> Value:
+def _landmarks(writer: Writer, points: Value, corners: Floats) -> Value:
+    """``[N, A, 10]``: x and y of five points in input pixels."""
+    side = corners[None, :, 2:3] - corners[None, :, :1]
+    centre = (corners[None, :, :2] + corners[None, :, 2:]) / 2
+    moved = writer.binary("Mul", points, writer.floats("decode/sides", side), "decode/moved")
+    at = writer.floats("decode/centres", np.tile(centre, 5))
+    return writer.binary("Add", moved, at, "decode/landmarks")
+
+
+def _rows(writer: Writer, x: Value, rows: int, columns: int, name: str) -> Value:
     """``[N, anchors * columns, H, W]`` as ``[N, H * W * anchors, columns]``."""
     last = writer.transpose(x, (0, 2, 3, 1), f"{name}/last")
-    return writer.reshape(last, (BATCH, total, columns), name)
+    return writer.reshape(last, (BATCH, rows, columns), name)
 
 
-def _anchors(
-    stride: int, sides: tuple[int, ...], rows: int, columns: int
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
-    """Centres ``[1, A, 2]`` and sides ``[1, A, 1]``, cell by cell."""
-    # The base anchor covers the pixels 0 to 15: its centre is at 7.5, whatever the stride.
-    x, y = np.meshgrid(np.arange(columns), np.arange(rows))
-    centre = np.stack([x, y], -1).reshape(-1, 1, 2) * stride + (_BASE - 1) / 2
-    centre = np.repeat(centre, len(sides), axis=1).reshape(1, -1, 2)
-    side = np.tile(np.array(sides, np.float32), rows * columns).reshape(1, -1, 1)
-    return centre.astype(np.float32), side
-
-
-def _boxes(writer: Writer, deltas: Value, centre: object, side: object, name: str) -> Value:
-    constants = {
-        key: writer.floats(f"{name}/{key}", value)
-        for key, value in (("centres", centre), ("sides", side))
-    }
-    move = writer.slice(deltas, 2, 0, 2, f"{name}/move")
-    move = writer.binary("Mul", move, constants["sides"], f"{name}/offset")
-    middle = writer.binary("Add", move, constants["centres"], f"{name}/centre")
-    grow = writer.slice(deltas, 2, 2, 4, f"{name}/grow")
-    grow = writer.op("Exp", [grow], f"{name}/exp", grow.shape)
-    extent = writer.binary("Mul", grow, constants["sides"], f"{name}/extent")
-    # From the centre of the first pixel to the centre of the last.
-    half = writer.scaled("Mul", extent, 0.5, f"{name}/halved")
-    half = writer.scaled("Sub", half, 0.5, f"{name}/half")
-    low = writer.binary("Sub", middle, half, f"{name}/low")
-    high = writer.binary("Add", middle, half, f"{name}/high")
-    return writer.concat([low, high], 2, name)
+def _anchors(stride: int, sides: tuple[int, ...], grid: tuple[int, int]) -> Floats:
+    """`xyxy` in input pixels ``(A, 4)``, cell by cell, the last pixel's far edge included."""
+    # The base anchor covers the pixels 0 to 15, so that its centre is at 7.5, whatever the
+    # stride.
+    centre = cells(*grid)[:, None] * stride + (_BASE - 1) / 2
+    half = np.array(sides, np.float64)[None, :, None] / 2
+    return np.concatenate([centre - half, centre + half], axis=2).reshape(-1, 4)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.darknet.graph import GraphBuilder
+from boxwright.graph.builder import OPSET, GraphBuilder
 from boxwright.errors import ImportFailedError
 from boxwright.importers.mxnet.symbol import Entry, Node, Symbol
 from boxwright.importers.mxnet.values import (
@@ -64,9 +64,11 @@ class Writer:
         self.graph = GraphBuilder("mxnet")
         self.values: dict[Entry, Value] = {}
         self.folded: dict[int, Value] = {}
-        self._names: Counter[str] = Counter(reserved)
+        for name in reserved:
+            self.graph.unique(name)
         self.readers: dict[Entry, list[Node]] = {}
-        self._stop: frozenset[int] = frozenset()
+        self._constants: dict[int, tuple[str, NDArray[Any]]] = {}
+        self._constant_names: set[str] = set()
 
     def write(
         self,
@@ -166,16 +168,14 @@ class Writer:
         return value
 
     def unique(self, name: str) -> str:
-        """`name`, or where it is taken, `name` and a number."""
-        self._names[name] += 1
-        times = self._names[name]
-        return name if times == 1 else self.unique(f"{name}.{times}")
+        """A name for a tensor, near `name`, that none has yet."""
+        return self.graph.unique(name)
 
     def constant(self, name: str, array: NDArray[Any]) -> Value:
         """A constant; it enters the graph when a node reads it."""
         if array.dtype.kind == "f" and array.dtype != np.float32:
             array = array.astype(np.float32)
-        return Value(self.unique(name), array.shape, array)
+        return Value(name, array.shape, array)
 
     def floats(self, name: str, values: Any) -> Value:
         """A float32 constant."""
@@ -214,12 +214,12 @@ class Writer:
                 f"{names[0]!r} reads a variable that is neither an input nor a parameter; "
                 "are the parameters those of this symbol?"
             )
-        unique = [self.unique(name) for name in names]
         if constant:
             arrays = _compute(kind, [value.array for value in inputs], len(names), attributes)
-            results = zip(unique, arrays, strict=True)
+            results = zip(names, arrays, strict=True)
             return [Value(name, array.shape, array) for name, array in results]
-        self._add(kind, [self._read(value) for value in inputs], unique, attributes)
+        unique = [self.unique(name) for name in names]
+        self._add(kind, [self.read(value) for value in inputs], unique, attributes)
         return [Value(name, shape) for name, shape in zip(unique, shapes, strict=True)]
 
     def _add(
@@ -230,8 +230,21 @@ class Writer:
         node = helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
         self.graph.graph.node.append(node)
 
-    def _read(self, value: Value) -> str:
-        return value.name if value.array is None else self.graph.constant(value.name, value.array)
+    def read(self, value: Value) -> str:
+        """The name to read a tensor by; a constant enters the graph now."""
+        if value.array is None:
+            return value.name
+        key = id(value.array)
+        if key not in self._constants:
+            # Two that a file gives one name are two.
+            name, times = value.name, 1
+            while name in self._constant_names:
+                times += 1
+                name = f"{value.name}_{times}"
+            self._constant_names.add(name)
+            # The array is kept, so that no other takes its identity.
+            self._constants[key] = (self.graph.constant(name, value.array), value.array)
+        return self._constants[key][0]
 
     def binary(self, kind: str, a: Value, b: Value, name: str) -> Value:
         """An element-wise operator of two tensors, broadcast as NumPy does."""
@@ -310,8 +323,6 @@ def _compute(
     """What a node gives for constants, by the operator's definition."""
     from onnx import TensorProto, helper
     from onnx.reference import ReferenceEvaluator
-
-    from boxwright.darknet.graph import OPSET
 
     names = ["" if array is None else f"i{i}" for i, array in enumerate(arrays)]
     given = {name: array for name, array in zip(names, arrays, strict=True) if name}

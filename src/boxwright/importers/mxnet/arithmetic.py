@@ -328,15 +328,17 @@ def softmax(writer: Writer, node: Node, inputs: list[Value]) -> Value:
 
 @operator("SoftmaxActivation", "SoftmaxOutput", "Softmax")
 def softmax_output(writer: Writer, node: Node, inputs: list[Value]) -> Value:
-    """Over the channels, or over all of an image's values."""
+    """Over the channels, over the last axis, or over all of an image's values."""
     x, settings = inputs[0], node.settings
+    last = len(x.shape) - 1
     if node.operator == "SoftmaxActivation":
-        channels = settings.text("mode", "instance", ("instance", "channel")) == "channel"
-    else:
-        channels = settings.truth("multi_output")
-        if settings.truth("preserve_shape"):
-            return writer.op("Softmax", [x], node.name, x.shape, axis=len(x.shape) - 1)
-    if channels or len(x.shape) == 2:
+        # "instance" says all of an image's values, and MXNet takes the last axis.
+        mode = settings.text("mode", "instance", ("instance", "channel"))
+        axis = 1 if mode == "channel" else last
+        return writer.op("Softmax", [x], node.name, x.shape, axis=axis)
+    if settings.truth("preserve_shape") or len(x.shape) == 2:
+        return writer.op("Softmax", [x], node.name, x.shape, axis=last)
+    if settings.truth("multi_output"):
         return writer.op("Softmax", [x], node.name, x.shape, axis=1)
     flat = writer.reshape(x, (x.shape[0], count(x.shape[1:])), f"{node.name}/flat")
     flat = writer.op("Softmax", [flat], f"{node.name}/softmax", flat.shape, axis=1)

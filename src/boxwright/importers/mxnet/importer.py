@@ -63,11 +63,7 @@ class MxnetImporter:
         Raises:
             ImportFailedError: With the file and the node.
         """
-        check_options(request, OPTIONS)
-        symbol_path, params_path = find_files(request)
-        symbol = read_symbol(symbol_path)
-        weights = read_params(params_path)
-        return _Import(request, symbol, weights, params_path).model()
+        return read_import(request).model()
 
     def verify(self, request: ImportRequest, model: Model) -> Verification:
         """Compare with MXNet itself on random pixels.
@@ -83,8 +79,29 @@ class MxnetImporter:
 IMPORTER = MxnetImporter()
 
 
-class _Import:
-    """One import: what is known of the files, and what is made of them."""
+def read_import(request: ImportRequest) -> Import:
+    """Read the files of a request, and find out what they hold.
+
+    Raises:
+        ImportFailedError: As :meth:`MxnetImporter.load`.
+    """
+    check_options(request, OPTIONS)
+    symbol_path, params_path = find_files(request)
+    return Import(request, read_symbol(symbol_path), read_params(params_path), params_path)
+
+
+class Import:
+    """One import: what is known of the files, and what is made of them.
+
+    Attributes:
+        symbol: The network.
+        params_path: The file of its weights.
+        entries: The outputs of the symbol that are wanted.
+        values: The tensors that they became, once :meth:`model` was called.
+        data: The variable that images enter by.
+        size: ``(height, width)`` of the input.
+        pixels: What becomes of the pixels before the network.
+    """
 
     def __init__(
         self,
@@ -102,14 +119,17 @@ class _Import:
         self.data = find_data(symbol, self.entries, weights)
         self.size = self._size()
         self.pixels = _pixels(request, self.family.pixels if self.family else Pixels())
+        self.values: list[Value] = []
         self.names_path: Path | None = None
 
     def model(self) -> Model:
+        """The graph, and the card."""
         reserved = (IMAGES, BOXES, SCORES, LANDMARKS)
         writer = Writer(self.symbol, self.weights, reserved)
         writer.graph.images(*self.size)
         planes = preprocess(writer, self.pixels, self.size)
         values = writer.write({self.data.name: planes}, self.entries, self.request.progress)
+        self.values = values
         if self.family is not None:
             card = self._detector(writer, self.family, self.family.decode(writer, values, self.size))
         else:

@@ -32,21 +32,9 @@ def reshape(writer: Writer, node: Node, inputs: list[Value]) -> Value:
         if settings.truth("keep_highest"):
             codes = (0, *codes[1:])
     if settings.truth("reverse"):
-        turned = reshaped(node, x.shape[::-1], tuple(reversed(_turn_splits(codes))))
+        turned = reshaped(node, x.shape[::-1], codes[::-1])
         return writer.reshape(x, turned[::-1], node.name)
     return writer.reshape(x, reshaped(node, x.shape, codes), node.name)
-
-
-def _turn_splits(codes: Shape) -> Shape:
-    """Codes to be read from the right: ``-4, a, b`` becomes ``b, a, -4``'s mirror image."""
-    turned = list(codes)
-    i = 0
-    while i < len(turned):
-        if turned[i] == -4 and i + 2 < len(turned):
-            turned[i : i + 3] = [turned[i + 1], turned[i + 2], -4]
-            i += 2
-        i += 1
-    return tuple(turned)
 
 
 def reshaped(node: Node, shape: Shape, codes: Shape) -> Shape:

@@ -159,8 +159,10 @@ class Detector(Closing):
             raise InputError(f"attributes must be a list of models, got {sources!r}")
         names: set[str] = set()
         for source in sources:
-            given = isinstance(source, AttributeModel)
-            model = source if given else AttributeModel(source, **how)
+            if isinstance(source, AttributeModel):
+                model = source
+            else:
+                model = AttributeModel(source, **how)
             self._attributes.append(model)
             if twice := names & set(model.names):
                 raise InputError(f"two attribute models say {sorted(twice)[0]!r} of a detection")

@@ -135,7 +135,9 @@ _OTHER = "broadcast_{}"
 for _kind in ("add", "sub", "mul", "div", "maximum", "minimum", "greater", "lesser_equal"):
     _case(
         f"broadcast_{_kind}",
-        lambda s, x, k=_kind: getattr(s, _OTHER.format(k))(x, s.mean(x, axis=(2, 3), keepdims=True)),
+        lambda s, x, k=_kind: getattr(s, _OTHER.format(k))(
+            x, s.mean(x, axis=(2, 3), keepdims=True)
+        ),
     )
 for _kind in ("add", "sub", "mul", "div"):
     _case(f"elemwise_{_kind}", lambda s, x, k=_kind: getattr(s, f"elemwise_{k}")(x, s.exp(x)))
@@ -194,10 +196,16 @@ _case("squeeze_all", lambda s, x: s.squeeze(s.mean(x, axis=(2, 3), keepdims=True
 _case("concat", lambda s, x: s.concat(x, x * 2, s.slice_axis(x, axis=2, begin=1, end=3), dim=2))
 _case("stack", lambda s, x: s.stack(x, x + 1, axis=1))
 _case("slice", lambda s, x: s.slice(x, begin=(None, 1, -5), end=(None, 3, None)))
-_case("slice_stepped", lambda s, x: s.slice(x, begin=(None, 3, 1), end=(None, 0, 7), step=(1, -1, 2)))
-_case("slice_backwards", lambda s, x: s.slice(x, begin=(None, None), end=(None, None), step=(1, -1)))
+_case(
+    "slice_stepped", lambda s, x: s.slice(x, begin=(None, 3, 1), end=(None, 0, 7), step=(1, -1, 2))
+)
+_case(
+    "slice_backwards", lambda s, x: s.slice(x, begin=(None, None), end=(None, None), step=(1, -1))
+)
 _case("slice_axis", lambda s, x: s.slice_axis(x, axis=-1, begin=-4, end=None))
-_case("slice_like", lambda s, x: s.slice_like(x, s.slice_axis(x, axis=3, begin=0, end=5), axes=(3,)))
+_case(
+    "slice_like", lambda s, x: s.slice_like(x, s.slice_axis(x, axis=3, begin=0, end=5), axes=(3,))
+)
 _case("split", lambda s, x: (lambda p: p[1] * 2 + p[0])(s.split(x, num_outputs=2, axis=1)))
 _case(
     "split_squeezed",
@@ -206,8 +214,13 @@ _case(
 _case("tile", lambda s, x: s.tile(x, reps=(1, 2, 1, 3)))
 _case("tile_longer", lambda s, x: s.tile(x, reps=(3, 1, 1, 1, 1)))
 _case("repeat", lambda s, x: s.repeat(x, repeats=2, axis=2))
-_case("broadcast_to", lambda s, x: s.broadcast_to(s.mean(x, axis=1, keepdims=True), shape=(0, 3, 0, 0)))
-_case("broadcast_axis", lambda s, x: s.broadcast_axis(s.max(x, axis=2, keepdims=True), axis=2, size=5))
+_case(
+    "broadcast_to",
+    lambda s, x: s.broadcast_to(s.mean(x, axis=1, keepdims=True), shape=(0, 3, 0, 0)),
+)
+_case(
+    "broadcast_axis", lambda s, x: s.broadcast_axis(s.max(x, axis=2, keepdims=True), axis=2, size=5)
+)
 _case("broadcast_like", lambda s, x: s.broadcast_like(s.max(x, axis=2, keepdims=True), x))
 _case("reverse", lambda s, x: s.reverse(x, axis=(1, 3)))
 for _kind in ("constant", "edge", "reflect"):
@@ -217,14 +230,19 @@ for _kind in ("constant", "edge", "reflect"):
             x, mode=k, pad_width=(0, 0, 0, 0, 1, 2, 3, 1), constant_value=0.5
         ),
     )
-_case("crop", lambda s, x: s.Crop(x, s.slice(x, begin=(None, 0, 0, 0), end=(None, 4, 5, 6)), num_args=2))
+_case(
+    "crop",
+    lambda s, x: s.Crop(x, s.slice(x, begin=(None, 0, 0, 0), end=(None, 4, 5, 6)), num_args=2),
+)
 _case("crop_centre", lambda s, x: s.Crop(x, h_w=(4, 5), center_crop=True, num_args=1))
 _case("crop_offset", lambda s, x: s.Crop(x, h_w=(4, 5), offset=(2, 3), num_args=1))
 _case(
     "arange",
     lambda s, x: s.broadcast_add(x, s.reshape(s.arange(0, 18, step=2), shape=(1, 1, 1, 9))),
 )
-_case("constants", lambda s, x: s.broadcast_mul(x, s.ones((1, 4, 1, 1)) * 3 + s.zeros((1, 4, 1, 1))))
+_case(
+    "constants", lambda s, x: s.broadcast_mul(x, s.ones((1, 4, 1, 1)) * 3 + s.zeros((1, 4, 1, 1)))
+)
 _case(
     "box_decode",
     lambda s, x: s.contrib.box_decode(

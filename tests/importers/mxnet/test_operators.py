@@ -42,7 +42,9 @@ def test_operator(name: str, symbols: Path) -> None:
     proto, value = written(symbols, name, shape)
     with np.load(symbols / f"{name}.npz") as arrays:
         data, expected = arrays["arr_0"], arrays["arr_1"]
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     (got,) = session.run(None, {"data": data})
     resolved = tuple(-extent * len(data) if extent < 0 else extent for extent in value.shape)
     assert got.shape == expected.shape == resolved

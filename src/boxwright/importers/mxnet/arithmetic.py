@@ -125,8 +125,9 @@ def cast(writer: Writer, node: Node, inputs: list[Value]) -> Value:
         return x
     if kind not in ("int8", "uint8", "int32", "int64"):
         raise node.settings.error(f"a cast to {kind!r} cannot be imported")
-    size = writer.op("Floor", [writer.op("Abs", [x], f"{node.name}/abs", x.shape)],
-                     f"{node.name}/floor", x.shape)
+    size = writer.op(
+        "Floor", [writer.op("Abs", [x], f"{node.name}/abs", x.shape)], f"{node.name}/floor", x.shape
+    )
     sign = writer.op("Sign", [x], f"{node.name}/sign", x.shape)
     return writer.binary("Mul", size, sign, node.name)
 
@@ -171,9 +172,7 @@ def activation(writer: Writer, node: Node, inputs: list[Value]) -> Value:
 def leaky_relu(writer: Writer, node: Node, inputs: list[Value]) -> Value:
     """By `act_type`; the defaults are those of ``LeakyReLUParam``."""
     x, name, settings = inputs[0], node.name, node.settings
-    kind = settings.text(
-        "act_type", "leaky", ("leaky", "prelu", "elu", "selu", "gelu", "rrelu")
-    )
+    kind = settings.text("act_type", "leaky", ("leaky", "prelu", "elu", "selu", "gelu", "rrelu"))
     slope = settings.number("slope", 0.25)
     if kind == "prelu":
         gamma = writer.parameter(node, inputs, 1, "gamma").array
@@ -193,9 +192,7 @@ def leaky_relu(writer: Writer, node: Node, inputs: list[Value]) -> Value:
         inner = writer.scaled("Add", inner, 1.0, f"{name}/more")
         return writer.binary("Mul", writer.scaled("Mul", x, 0.5, f"{name}/half"), inner, name)
     if kind == "rrelu":  # random while training, the mean of its bounds afterwards
-        slope = (
-            settings.number("lower_bound", 0.125) + settings.number("upper_bound", 0.334)
-        ) / 2
+        slope = (settings.number("lower_bound", 0.125) + settings.number("upper_bound", 0.334)) / 2
     return writer.op("LeakyRelu", [x], name, x.shape, alpha=slope)
 
 
@@ -290,9 +287,7 @@ def reduce_axes(
     writer: Writer, kind: str, x: Value, axes: list[int], name: str, *, keep: bool
 ) -> Value:
     """One value for all along `axes`."""
-    shape = tuple(
-        1 if i in axes else n for i, n in enumerate(x.shape) if keep or i not in axes
-    )
+    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keep or i not in axes)
     if kind == "ReduceSum":  # whose axes became an input first
         wanted = writer.integers(f"{name}/axes", axes)
         return writer.op(kind, [x, wanted], name, shape, keepdims=int(keep))
@@ -370,7 +365,7 @@ def arange(writer: Writer, node: Node, inputs: list[Value]) -> Value:
         length = product(shape)
     if not 0 < length <= 1 << 24 or not 0 < repeats <= 1 << 10:
         raise settings.error(f"a constant of {length} numbers cannot be made")
-    row = np.repeat(start + step * np.arange(length), repeats)[:length if inputs else None]
+    row = np.repeat(start + step * np.arange(length), repeats)[: length if inputs else None]
     return writer.floats(node.name, row if shape is None else row.reshape(shape))
 
 

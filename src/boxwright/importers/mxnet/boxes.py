@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,10 @@ def priors(node: Node, rows: int, columns: int) -> NDArray[np.float32]:
     """``MultiBoxPriorForward`` in ``multibox_prior.cc``, in its order and in float32."""
     settings = node.settings
     sizes, ratios = settings.numbers("sizes", (1.0,)), settings.numbers("ratios", (1.0,))
-    steps, offsets = settings.numbers("steps", (-1.0, -1.0)), settings.numbers("offsets", (0.5,) * 2)
+    steps, offsets = (
+        settings.numbers("steps", (-1.0, -1.0)),
+        settings.numbers("offsets", (0.5,) * 2),
+    )
     if min(sizes) <= 0 or min(ratios) <= 0 or len(steps) != 2 or len(offsets) != 2:
         raise settings.error(f"sizes {sizes}, ratios {ratios} or steps {steps} are not possible")
     # Sizes first, with the first ratio; then the other ratios, with the first size.
@@ -88,21 +92,24 @@ def decode_centres(
             f"{name!r}: anchors must be constant and boxes four numbers, got "
             f"{described(anchors.shape)} and {described(deltas.shape)}"
         )
-    flat = array.reshape(1, -1, 4).astype(np.float32)
+    flat: NDArray[Any] = array.reshape(1, -1, 4).astype(np.float32)
+    centre, extent = flat[..., :2], flat[..., 2:]
     if corners:
-        centre, extent = (flat[..., :2] + flat[..., 2:]) / 2, flat[..., 2:] - flat[..., :2]
-    else:
-        centre, extent = flat[..., :2], flat[..., 2:]
+        centre, extent = (centre + extent) / 2, extent - centre
     axis = len(deltas.shape) - 1
     move = writer.slice(deltas, axis, 0, 2, f"{name}/move")
     grow = writer.slice(deltas, axis, 2, 4, f"{name}/grow")
     step = writer.floats(f"{name}/step", extent * np.array(scales[:2], np.float32))
     middle = writer.binary("Mul", move, step, f"{name}/offset")
-    middle = writer.binary("Add", middle, writer.floats(f"{name}/centres", centre), f"{name}/centre")
+    middle = writer.binary(
+        "Add", middle, writer.floats(f"{name}/centres", centre), f"{name}/centre"
+    )
     factor = writer.floats(f"{name}/factor", scales[2:])
     power = writer.binary("Mul", grow, factor, f"{name}/power")
     if limit > 0:
-        power = writer.binary("Min", power, writer.floats(f"{name}/limit", limit), f"{name}/limited")
+        power = writer.binary(
+            "Min", power, writer.floats(f"{name}/limit", limit), f"{name}/limited"
+        )
     half = writer.op("Exp", [power], f"{name}/exp", power.shape)
     half = writer.binary("Mul", half, writer.floats(f"{name}/halves", extent / 2), f"{name}/half")
     low = writer.binary("Sub", middle, half, f"{name}/low")

@@ -117,8 +117,10 @@ def decode_priors(
 
 def _array(writer: Writer, value: Value) -> NDArray[Any]:
     if value.array is None:
-        raise writer.symbol.error(f"{value.name!r} must be constant: anchors that are computed "
-                                  "from the image cannot be imported")
+        raise writer.symbol.error(
+            f"{value.name!r} must be constant: anchors that are computed "
+            "from the image cannot be imported"
+        )
     return value.array
 
 
@@ -197,7 +199,9 @@ def gluoncv(symbol: Symbol) -> Family | None:
         boxes, scores, heads = [], [], []
         for i, (box, score) in enumerate(zip(values[::2], values[1::2], strict=True)):
             if box.shape[-1] != 4 or box.shape[:-1] != score.shape[:-1] or box.shape[0] != BATCH:
-                raise settings.error(f"{described(box.shape)}, {described(score.shape)} don't match")
+                raise settings.error(
+                    f"{described(box.shape)}, {described(score.shape)} don't match"
+                )
             rows = abs(int(np.prod(box.shape[1:-1])))
             boxes.append(writer.reshape(box, (BATCH, rows, 4), f"decode/{i}/boxes"))
             classes = score.shape[-1]

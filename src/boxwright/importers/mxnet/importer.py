@@ -131,7 +131,9 @@ class Import:
         values = writer.write({self.data.name: planes}, self.entries, self.request.progress)
         self.values = values
         if self.family is not None:
-            card = self._detector(writer, self.family, self.family.decode(writer, values, self.size))
+            card = self._detector(
+                writer, self.family, self.family.decode(writer, values, self.size)
+            )
         else:
             card = self._classifier(writer, values)
         return Model(writer.graph.model, card)
@@ -170,8 +172,8 @@ class Import:
             made = gender_age(writer, values[0])
         else:
             node = self.symbol.nodes[self.entries[0].node]
-            names = self._names(abs(values[0].shape[-1]), ())
-            made = classes(writer, node, values[0], names)
+            count = abs(values[0].shape[-1]) if values[0].shape else 1
+            made = classes(writer, node, values[0], self._names(count, ()))
         for attribute, value in zip(made.attributes, made.tensors, strict=True):
             _output(writer, attribute.name, value)
         return self._card(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from boxwright.importers.mxnet.symbol import Entry, Node
 from boxwright.importers.mxnet.values import OMITTED, Shape, Value, count, described
 from boxwright.importers.mxnet.writer import Writer, axis_of, operator
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]
 
 
 @operator("Convolution", "Convolution_v1")

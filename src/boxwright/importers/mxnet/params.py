@@ -36,7 +36,7 @@ _MAX_NAME_BYTES = 4096
 _MAX_ARRAYS = 1 << 20
 
 # mshadow's type flags (3rdparty/mshadow/mshadow/base.h).
-_TYPES = {
+_TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f4"),
     1: np.dtype("<f8"),
     2: np.dtype("<f2"),

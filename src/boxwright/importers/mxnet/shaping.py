@@ -144,9 +144,7 @@ def squeeze(writer: Writer, node: Node, inputs: list[Value]) -> Value:
     return _reaxed(writer, x, shape, "Squeeze", axes, node.name)
 
 
-def _reaxed(
-    writer: Writer, x: Value, shape: Shape, kind: str, axes: list[int], name: str
-) -> Value:
+def _reaxed(writer: Writer, x: Value, shape: Shape, kind: str, axes: list[int], name: str) -> Value:
     return writer.op(kind, [x, writer.integers(f"{name}/axes", axes)], name, shape)
 
 
@@ -296,7 +294,9 @@ def broadcast_to(writer: Writer, node: Node, inputs: list[Value]) -> Value:
         return writer.binary("Add", x, _zeros_like(writer, inputs[1], node.name), node.name)
     if node.operator == "broadcast_to":
         wanted = settings.wholes("shape")
-        shape = tuple(n if want in (0, n) else want for n, want in zip(x.shape, wanted, strict=True))
+        shape = tuple(
+            n if want in (0, n) else want for n, want in zip(x.shape, wanted, strict=True)
+        )
     else:
         sizes = dict(zip(settings.wholes("axis"), settings.wholes("size"), strict=True))
         shape = tuple(sizes.get(i, n) for i, n in enumerate(x.shape))

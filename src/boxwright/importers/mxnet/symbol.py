@@ -32,7 +32,7 @@ class Entry:
     output: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a node is itself, whatever it says
 class Node:
     """An operator, or a variable.
 
@@ -170,7 +170,7 @@ def _read_node(path: Path, index: int, item: object) -> Node:
 
 def _read_entry(path: Path, where: str, item: object, limit: int) -> Entry:
     """``[node, output, version]``; the version, of a tensor written in place, is always 0."""
-    numbers = item if isinstance(item, list) else [item, 0]
+    numbers: list[Any] = item if isinstance(item, list) else [item, 0]
     if not 1 <= len(numbers) <= 3 or not all(type(n) is int and n >= 0 for n in numbers):
         raise ImportFailedError(
             f"{path}: {where} must refer to an output as [node, output], got {_brief(item)}"

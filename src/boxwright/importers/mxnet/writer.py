@@ -276,9 +276,7 @@ class Writer:
         shape = tuple(x.shape[axis] for axis in axes)
         return self.op("Transpose", [x], name, shape, perm=list(axes))
 
-    def slice(
-        self, x: Value, axis: int, start: int, end: int, name: str, step: int = 1
-    ) -> Value:
+    def slice(self, x: Value, axis: int, start: int, end: int, name: str, step: int = 1) -> Value:
         """The part from `start` up to `end` along `axis`, as Python slices (all resolved)."""
         length = len(range(start, end, step))
         if step == 1 and length == x.shape[axis]:

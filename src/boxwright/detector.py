@@ -159,10 +159,7 @@ class Detector(Closing):
             raise InputError(f"attributes must be a list of models, got {sources!r}")
         names: set[str] = set()
         for source in sources:
-            if isinstance(source, AttributeModel):
-                model = source
-            else:
-                model = AttributeModel(source, **how)
+            model = source if isinstance(source, AttributeModel) else AttributeModel(source, **how)
             self._attributes.append(model)
             if twice := names & set(model.names):
                 raise InputError(f"two attribute models say {sorted(twice)[0]!r} of a detection")

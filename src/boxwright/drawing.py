@@ -176,7 +176,7 @@ def _draw_labels(
 
 
 def _label_text(
-    detections: Detections, index: int, name: str, scores: bool, attributes: tuple[str, ...]
+    detections: Detections, index: int, name: str, scores: bool, attributes: tuple[str, ...] = ()
 ) -> str:
     # A class name may hold anything; a line break would change the label's height.
     parts = [" ".join(text.split()) or "?" for text in (name, *attributes)]

@@ -29,3 +29,9 @@ def generated(python: str, program: str, folder: Path) -> Path:
 def symbols(mxnet_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cases of ``symbols.py``, and what MXNet computes for them."""
     return generated(mxnet_python, "symbols.py", tmp_path_factory.mktemp("symbols"))
+
+
+@pytest.fixture(scope="session")
+def detectors(mxnet_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The detectors of ``detectors.py``, and what MXNet detects with them."""
+    return generated(mxnet_python, "detectors.py", tmp_path_factory.mktemp("detectors"))

@@ -23,7 +23,7 @@ TOLERANCE = 1e-5
 def written(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[onnx.ModelProto, Value]:
     symbol = read_symbol(folder / f"{name}-symbol.json")
     writer = Writer(symbol, read_params(folder / f"{name}-0000.params"))
-    extents = ["N", *shape[1:]]
+    extents: list[int | str] = ["N", *shape[1:]]
     writer.graph.input("data", onnx.TensorProto.FLOAT, extents)
     (value,) = writer.write({"data": Value("data", (BATCH, *shape[1:]))}, symbol.heads)
     writer.graph.add("Identity", [writer.read(value)], "result")

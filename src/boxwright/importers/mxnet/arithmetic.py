@@ -373,7 +373,7 @@ def arange(writer: Writer, node: Node, inputs: list[Value]) -> Value:
 def filled(writer: Writer, node: Node, inputs: list[Value]) -> Value:
     """A constant of one value."""
     shape = node.settings.wholes("shape")
-    if not all(0 < n for n in shape) or math.prod(shape) > 1 << 24:
+    if not all(n > 0 for n in shape) or math.prod(shape) > 1 << 24:
         raise node.settings.error(f"a constant of shape {shape} cannot be made")
     value = {"_zeros": 0.0, "_ones": 1.0}.get(node.operator)
     number = node.settings.number("value") if value is None else value

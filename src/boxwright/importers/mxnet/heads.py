@@ -142,7 +142,7 @@ def multibox(symbol: Symbol) -> Family | None:
         if scores.shape[::2] != (BATCH, count) or deltas.shape != (BATCH, count * 4):
             raise settings.error(
                 f"{described(scores.shape)}, {described(deltas.shape)} and "
-                f"{described(anchors.shape)} are not scores, offsets and anchors that belong together"
+                f"{described(anchors.shape)} are not scores, offsets and anchors of one head"
             )
         table = writer.transpose(scores, (0, 2, 1), "decode/classes")
         rows = writer.reshape(deltas, (BATCH, count, 4), "decode/offsets")
@@ -252,7 +252,19 @@ def _ssd_parts(symbol: Symbol, parts: list[Node]) -> list[tuple[Entry, Entry]]:
             return []
         boxes.add(part.inputs[2])
         scores.add(column.inputs[0])
-    return [(boxes.pop(), scores.pop())] if len(boxes) == len(scores) == 1 else []
+    if len(boxes) != 1 or len(scores) != 1:
+        return []
+    return [(boxes.pop(), _unfiltered(symbol, scores.pop()))]
+
+
+def _unfiltered(symbol: Symbol, entry: Entry) -> Entry:
+    """Scores before those below a hundredth are set to 0: the card's threshold does that."""
+    node = symbol.nodes[entry.node]
+    if node.operator != "where" or len(node.inputs) != 3:
+        return entry
+    mask = symbol.nodes[node.inputs[0].node]
+    filters = mask.operator == "_greater_scalar" and mask.inputs == node.inputs[1:2]
+    return node.inputs[1] if filters else entry
 
 
 def _yolo_parts(symbol: Symbol, parts: list[Node]) -> list[tuple[Entry, Entry]]:

@@ -191,7 +191,7 @@ class Import:
         files = [self.params_path, self.symbol.path]
         if self.names_path is not None:
             files.append(self.names_path)
-        parameters = {key: value for key, value in self.request.options.items()}
+        parameters = dict(self.request.options)
         if self.request.size is not None:
             parameters["size"] = list(self.request.size)
         transform = Transform(

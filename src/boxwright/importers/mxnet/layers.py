@@ -30,14 +30,18 @@ def convolution(writer: Writer, node: Node, inputs: list[Value]) -> Value:
     weights = _array(writer, node, inputs, 1, "weight", (filters, x.shape[1] // groups, *kernel))
     bias = _bias(writer, node, inputs, filters, no_bias=False)
     extents = _extents(x.shape[2:], kernel, stride, pad, dilate)
+    if min(extents) < 1:
+        raise settings.error(
+            f"its kernel {kernel} does not fit {described(x.shape)}; is the input too small?"
+        )
     norm = _following_norm(writer, node)
     if norm is not None:
         scale, shift = _affine(writer, norm, filters)
-        weights = (weights * scale[:, None, None, None]).astype(np.float32)
+        weights = weights * scale[:, None, None, None]
         bias = shift if bias is None else scale * bias + shift
-    constants = [writer.floats(f"{node.name}/weights", weights)]
+    constants = [_constant(writer, node, "weights", weights)]
     if bias is not None:
-        constants.append(writer.floats(f"{node.name}/bias", bias))
+        constants.append(_constant(writer, node, "bias", bias))
     result = writer.op(
         "Conv",
         [x, *constants],
@@ -112,13 +116,13 @@ def fully_connected(writer: Writer, node: Node, inputs: list[Value]) -> Value:
     norm = _following_norm(writer, node) if len(x.shape) == 2 else None
     if norm is not None:
         scale, shift = _affine(writer, norm, hidden)
-        weights = (weights * scale[:, None]).astype(np.float32)
+        weights = weights * scale[:, None]
         bias = shift if bias is None else scale * bias + shift
     shape = (*x.shape[:-1], hidden)
     if len(x.shape) == 2:
-        constants = [writer.floats(f"{node.name}/weights", weights)]
+        constants = [_constant(writer, node, "weights", weights)]
         if bias is not None:
-            constants.append(writer.floats(f"{node.name}/bias", bias))
+            constants.append(_constant(writer, node, "bias", bias))
         result = writer.op("Gemm", [x, *constants], node.name, shape, transB=1)
     else:
         turned = writer.floats(f"{node.name}/weights", np.ascontiguousarray(weights.T))
@@ -143,9 +147,11 @@ def batch_norm(writer: Writer, node: Node, inputs: list[Value]) -> Value:
     spread = (channels, *[1] * (len(x.shape) - axis - 1))
     name = node.name
     result = writer.binary(
-        "Mul", x, writer.floats(f"{name}/scale", scale.reshape(spread)), f"{name}/scaled"
+        "Mul", x, _constant(writer, node, "scale", scale.reshape(spread)), f"{name}/scaled"
     )
-    return writer.binary("Add", result, writer.floats(f"{name}/shift", shift.reshape(spread)), name)
+    return writer.binary(
+        "Add", result, _constant(writer, node, "shift", shift.reshape(spread)), name
+    )
 
 
 def _following_norm(writer: Writer, node: Node) -> Node | None:
@@ -179,8 +185,18 @@ def _affine(writer: Writer, norm: Node, channels: int) -> tuple[NDArray[np.float
     divisor = variance + settings.number("eps", 1e-3)
     if not (divisor > 0).all():
         raise settings.error("a variance is negative; the parameters are damaged")
-    scale = gamma / np.sqrt(divisor)
-    return scale, beta - mean * scale
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(divisor)
+        return scale, beta - mean * scale
+
+
+def _constant(writer: Writer, node: Node, name: str, array: Floats) -> Value:
+    """What a normalisation was folded into; in double precision until here."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise node.settings.error(f"its {name}, normalised, are too large; they are damaged")
+    return writer.floats(f"{node.name}/{name}", narrow)
 
 
 def _weight_array(writer: Writer, node: Node, position: int, name: str) -> Floats:

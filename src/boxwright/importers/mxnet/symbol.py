@@ -149,7 +149,7 @@ def _read_node(path: Path, index: int, item: object) -> Node:
     for key, value in (("op", operator), ("name", name)):
         if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
             raise ImportFailedError(f"{path}: {where}: {key} must be text, got {_brief(value)}")
-    if "subgraphs" in item and item["subgraphs"]:
+    if item.get("subgraphs"):
         raise ImportFailedError(
             f"{path}: {where} ({operator} {name!r}) holds a graph of its own (a loop, a "
             "condition or a fused part), which cannot be imported; save the plain network"

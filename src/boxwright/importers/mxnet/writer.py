@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.graph.builder import OPSET, GraphBuilder
 from boxwright.errors import ImportFailedError
+from boxwright.graph.builder import OPSET, GraphBuilder
 from boxwright.importers.mxnet.symbol import Entry, Node, Symbol
 from boxwright.importers.mxnet.values import (
     OMITTED,
@@ -203,7 +203,7 @@ class Writer:
         constant = all(v.array is not None for v in inputs if v is not OMITTED)
         for shape in shapes:
             limit = _MAX_CONSTANT if constant else _MAX_ELEMENTS
-            if count(shape) > limit or 0 in shape:
+            if count(shape) > limit or 0 in shape or sum(n < 0 for n in shape) > 1:
                 raise self.symbol.error(
                     f"{names[0]!r} would have the shape {described(shape)}; a tensor holds 1 "
                     f"to {limit} numbers: is a setting damaged, or the input size wrong?"

@@ -357,7 +357,10 @@ def infer(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
         graph.output.add().name = value.name
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+    except (
+        *(onnx.shape_inference.InferenceError, onnx.checker.ValidationError),
+        *(RuntimeError, ValueError, TypeError),
+    ):
         inferred = proto.graph
     return declared(proto, inferred)
 

@@ -152,12 +152,17 @@ class Detections:
         if not len(self):
             return "no detections"
         width = max(len(name) for name in self.names())
-        rows = zip(self.names(), self.score, self.xyxy, self.attribute_texts(), strict=True)
+        texts = self.attribute_texts()
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        padded = [
+            [f"{text:<{size}}" for text, size in zip(row, widths, strict=True)] for row in texts
+        ]
+        rows = zip(self.names(), self.score, self.xyxy, padded, strict=True)
         return "\n".join(
             f"{name:<{width}}  {score:.3f}  "
             + " ".join(f"{value:7.1f}" for value in corners.tolist())
-            + "".join(f"  {text}" for text in texts)
-            for name, score, corners, texts in rows
+            + "".join(f"  {text}" for text in more)
+            for name, score, corners, more in rows
         )
 
 

@@ -222,4 +222,5 @@ def test_faces_with_sex_and_age(fixtures_dir: Path) -> None:
         detections = found(fixtures_dir / "photos" / "zidane.jpg")
     assert len(detections) == 2
     assert detections.attributes["sex"].tolist() == ["male", "male"]
-    assert ((detections.attributes["age"] > 30) & (detections.attributes["age"] < 60)).all()
+    # Another decoder of JPEG moves an age by a year or two.
+    assert detections.attributes["age"] == pytest.approx([58, 34], abs=4)

@@ -195,8 +195,7 @@ class AttributeModel(Closing):
 def crop_region(box: NDArray[np.float32], crop: Crop) -> tuple[float, float, float, float]:
     """What a crop rule takes of an image for a box: left, top, right, bottom.
 
-    It may reach beyond the image. A square with the scale 1.5 is what insightface's
-    ``Attribute`` model sees of a face.
+    It may reach beyond the image. It is one pixel wide and high at least.
     """
     left, top, right, bottom = (float(value) for value in box)
     width, height = right - left, bottom - top

@@ -211,7 +211,7 @@ def test_gender_and_age(fixtures_dir: Path) -> None:
     assert card.input_size == (112, 112)
     assert card.attributes[0] == Attribute("sex", "class", ("female", "male"))
     assert card.attributes[1] == Attribute("age", "number", unit="years")
-    assert card.crop == Crop("square", 1.5)
+    assert card.crop == Crop("box", 1.0)
 
 
 def test_faces(fixtures_dir: Path) -> None:

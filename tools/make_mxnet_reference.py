@@ -24,7 +24,8 @@ HEADER = """# MXNet's operators
 What `boxwright import` reads of a `symbol.json`. Names that mean the same, or that older
 releases of MXNet wrote, stand together. Of every row at least one operator was held against
 MXNet 1.9.1 on random weights and pixels (`tests/importers/mxnet/test_operators.py`): the
-largest difference is within 1e-5 of the largest value. What is not here is refused with the node that asks for it.
+largest difference is within 1e-5 of the largest value. What is not here is refused with the
+node that asks for it.
 """
 
 FOOTER = """

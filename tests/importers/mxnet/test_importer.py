@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,22 @@ def test_without_mxnet(params: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     importer: Any = choose(request)
     with pytest.raises(MissingExtraError, match=r"pip install mxnet==1.9.1.*MXNET_PYTHON"):
         importer.verify(request, importer.load(request))
+
+
+def test_a_bomb_of_constants(tmp_path: Path) -> None:
+    """Each line of the symbol asks for 64 MB."""
+    nodes = [node("null", "data"), node("_ones", "c0", shape="(4096, 4096)")]
+    nodes += [node("_plus_scalar", f"c{i}", [[i, 0]], scalar="1") for i in range(1, 200)]
+    params = classifier(tmp_path, nodes=nodes, heads=[[len(nodes) - 1, 0], [0, 0]])
+    params.with_name("net-symbol.json").write_text(
+        json.dumps({"nodes": [*nodes, node("broadcast_add", "a", [[0, 0], [200, 0]])]})
+    )
+    tracemalloc.start()
+    with pytest.raises(ImportFailedError, match="hold more numbers than those of any detector"):
+        boxwright.import_model(params, size=8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 29
 
 
 def refusal(params: Path) -> str:

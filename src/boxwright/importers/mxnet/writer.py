@@ -25,7 +25,10 @@ from boxwright.progress import ProgressCallback, silent
 
 # No tensor of a detector comes near these; a damaged setting would.
 _MAX_ELEMENTS = 1 << 29
-_MAX_CONSTANT = 1 << 26
+_MAX_CONSTANT = 1 << 24
+# All constants that are worked out may together hold this many numbers, and twice the
+# weights: a few short lines of a symbol could otherwise ask for any amount of memory.
+_MAX_COMPUTED = 1 << 26
 
 Operator = Callable[["Writer", Node, list[Value]], Value | list[Value]]
 OPERATORS: dict[str, Operator] = {}
@@ -61,6 +64,7 @@ class Writer:
     ) -> None:
         self.symbol = symbol
         self.weights = weights
+        self._room = _MAX_COMPUTED + 2 * sum(array.size for array in weights.values())
         self.graph = GraphBuilder("mxnet")
         self.values: dict[Entry, Value] = {}
         self.folded: dict[int, Value] = {}
@@ -135,7 +139,9 @@ class Writer:
         if node.name not in self.weights:
             # Only an error where somebody reads it: labels of a loss are never read.
             return Value("", ())
-        return self.constant(node.name, self.weights[node.name])
+        # Whole numbers among the weights (an offset, a mask) are computed with as floats.
+        array = self.weights[node.name].astype(np.float32, copy=False)
+        return Value(node.name, array.shape, array)
 
     def _find(self, node: Node, entry: Entry) -> Value:
         value = self.values.get(entry)
@@ -157,7 +163,7 @@ class Writer:
             value = inputs[position]
             wanted = self.symbol.nodes[node.inputs[position].node].name
         elif wanted in self.weights:
-            value = self.constant(wanted, self.weights[wanted])
+            value = Value(wanted, self.weights[wanted].shape, self.weights[wanted])
         else:
             value = Value("", ())
         if value.array is None:
@@ -175,6 +181,12 @@ class Writer:
         """A constant; it enters the graph when a node reads it."""
         if array.dtype.kind == "f" and array.dtype != np.float32:
             array = array.astype(np.float32)
+        self._room -= array.size
+        if self._room < 0:
+            raise self.symbol.error(
+                f"with {name!r}, its constants hold more numbers than those of any detector; "
+                "it is damaged"
+            )
         return Value(name, array.shape, array)
 
     def floats(self, name: str, values: Any) -> Value:
@@ -217,7 +229,7 @@ class Writer:
         if constant:
             arrays = _compute(kind, [value.array for value in inputs], len(names), attributes)
             results = zip(names, arrays, strict=True)
-            return [Value(name, array.shape, array) for name, array in results]
+            return [self.constant(name, array) for name, array in results]
         unique = [self.unique(name) for name in names]
         self._add(kind, [self.read(value) for value in inputs], unique, attributes)
         return [Value(name, shape) for name, shape in zip(unique, shapes, strict=True)]

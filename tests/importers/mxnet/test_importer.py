@@ -15,6 +15,7 @@ from boxwright.card import Attribute, Crop
 from boxwright.errors import BoxwrightError, ImportFailedError, MissingExtraError
 from boxwright.importers import choose, make_request
 from boxwright.importers.mxnet import oracle
+from boxwright.importers.mxnet.importer import read_import
 from boxwright.importers.mxnet.params import read_params
 from tests.hostile.mutate import mutations
 from tests.importers.mxnet.files import classifier, node
@@ -256,3 +257,51 @@ def boxwright_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     from boxwright.images import load_image
 
     return load_image(path)
+
+
+def insightface_boxes(
+    deltas: np.ndarray[Any, Any], points: np.ndarray[Any, Any], stride: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """One level's boxes and landmarks, by insightface's definitions, anchor by anchor.
+
+    Anchors are the pixels 0 to 15 scaled about their centre and moved by whole strides; a
+    box of the pixels x1 to x2 is ``x2 - x1 + 1`` wide.
+    """
+    scales = {32: (32, 16), 16: (8, 4), 8: (2, 1)}[stride]
+    boxes, landmarks = [], []
+    for row in range(deltas.shape[1]):
+        for column in range(deltas.shape[2]):
+            for i, scale in enumerate(scales):
+                side = 16 * scale
+                x1, x2 = 7.5 - (side - 1) / 2, 7.5 + (side - 1) / 2
+                width = x2 - x1 + 1
+                x = x1 + column * stride + 0.5 * (width - 1)
+                y = x1 + row * stride + 0.5 * (width - 1)
+                dx, dy, dw, dh = deltas[4 * i : 4 * i + 4, row, column].astype(float)
+                w, h = np.exp(dw) * width, np.exp(dh) * width
+                cx, cy = dx * width + x, dy * width + y
+                half = 0.5 * (w - 1), 0.5 * (h - 1)
+                boxes.append((cx - half[0], cy - half[1], cx + half[0], cy + half[1]))
+                moved = points[10 * i : 10 * i + 10, row, column].astype(float) * width
+                landmarks.append(moved.reshape(5, 2) + (x, y))
+    return np.array(boxes), np.array(landmarks).reshape(-1, 10)
+
+
+def test_faces_are_decoded_as_insightface_does(fixtures_dir: Path) -> None:
+    params = fixtures_dir / "mxnet" / "retinaface-mnet25" / "mnet.25-0000.params"
+    made = read_import(make_request(params, size=(64, 96)))
+    model = made.model()
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    names = [value.name for value in made.values]
+    wanted = [*names, "boxes", "scores", "landmarks"]
+    *raw, boxes, scores, landmarks = oracle.run_tensors(model, wanted, pixels)
+    levels = [raw[i : i + 3] for i in range(0, 9, 3)]
+    expected = [
+        insightface_boxes(deltas[0], points[0], stride)
+        for (_, deltas, points), stride in zip(levels, (32, 16, 8), strict=True)
+    ]
+    assert np.abs(boxes[0] - np.concatenate([b for b, _ in expected])).max() < 1e-3
+    assert np.abs(landmarks[0] - np.concatenate([p for _, p in expected])).max() < 1e-3
+    # Of four planes of probabilities, the last two are the faces' of the two anchors.
+    faces = [level[0][0, 2:].transpose(1, 2, 0).reshape(-1) for level in levels]
+    assert np.array_equal(scores[0, :, 0], np.concatenate(faces))

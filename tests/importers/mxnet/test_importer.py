@@ -283,7 +283,7 @@ def insightface_boxes(
                 half = 0.5 * (w - 1), 0.5 * (h - 1)
                 boxes.append((cx - half[0], cy - half[1], cx + half[0], cy + half[1]))
                 moved = points[10 * i : 10 * i + 10, row, column].astype(float) * width
-                landmarks.append(moved.reshape(5, 2) + (x, y))
+                landmarks.append(moved.reshape(5, 2) + np.array([x, y]))
     return np.array(boxes), np.array(landmarks).reshape(-1, 10)
 
 

@@ -31,6 +31,7 @@ from tests.hostile.break_graphs import break_graph
 from tests.hostile.mutate import mutations
 from tests.importers.caffe.test_heads import ssd
 from tests.importers.exports import yolov8, yolox
+from tests.importers.mxnet.files import classifier
 from tests.models import make_model
 from tests.oracle.test_layers import NETWORKS
 
@@ -94,6 +95,22 @@ def attempt_weights(path: Path) -> str:
     try:
         model = import_model(path, cfg=path.with_name("sound.cfg"))
         model.save(path.with_suffix(".onnx"))
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_mxnet(path: Path) -> str:
+    """Import with the sound one of parameters and symbol, and run what is small enough."""
+    is_symbol = path.suffix == ".json"
+    weights = path.with_name("net-0003.params") if is_symbol else path
+    symbol = path if is_symbol else path.with_name("net-symbol.json")
+    try:
+        model = import_model(weights, cfg=symbol, format="mxnet")
+        model.save(path.with_suffix(".onnx"))
+        height, width = model.card.input_size
+        if height * width < _RUN_AT_MOST and len(model.to_bytes()) < _RUN_AT_MOST:
+            _run(model)
     except BoxwrightError as error:
         return _refused(error)
     return "used"
@@ -224,6 +241,11 @@ def _sound_weights(folder: Path) -> list[Path]:
     return paths
 
 
+def _sound_mxnet(folder: Path) -> list[Path]:
+    params = classifier(folder)
+    return [params, params.with_name("net-symbol.json")]
+
+
 def _sound_model(folder: Path) -> list[Path]:
     path = folder / "sound.onnx"
     make_model(channels=4).save(path)
@@ -271,6 +293,7 @@ TARGETS = {
     "cfg": Target(_sound_cfgs, attempt_cfg),
     "weights": Target(_sound_weights, attempt_weights),
     "caffe": Target(_sound_caffe, attempt_caffe),
+    "mxnet": Target(_sound_mxnet, attempt_mxnet, (b'"', b"[", b"\xc9\xfa\x93\xf9")),
     "model": Target(_sound_model, attempt_model),
     "graph": Target(_sound_graphs, attempt_graph),
     "export": Target(_sound_exports, attempt_export),

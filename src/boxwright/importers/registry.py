@@ -20,6 +20,7 @@ from boxwright.values import whole
 _MODULES = {
     "caffe": "boxwright.importers.caffe",
     "darknet": "boxwright.importers.darknet",
+    "mxnet": "boxwright.importers.mxnet",
     "onnx": "boxwright.importers.onnx",
 }
 

@@ -80,6 +80,8 @@ def supplies(fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for name in ("dog.jpg", "person.jpg", "horses.jpg"):
         shutil.copy(fixtures_dir / "photos" / name, folder / "photos")
     shutil.copy(folder / "photos" / "dog.jpg", folder)
+    shutil.copy(fixtures_dir / "photos" / "bus.jpg", folder)
+    shutil.copy(fixtures_dir / "pytorch" / "yolov5n.pt", folder)
     for name, source in (("coco", "coco-tiny"), ("coco8", "coco8")):
         shutil.copytree(fixtures_dir / source, folder / name)
     model = boxwright.import_model(folder / "yolov4-tiny.weights")

@@ -92,6 +92,8 @@ def supplies(fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         shutil.copy(fixtures_dir / "photos" / name, folder / "photos")
     shutil.copy(folder / "photos" / "dog.jpg", folder)
     shutil.copy(fixtures_dir / "onnx" / "yolox_nano.onnx", folder)
+    shutil.copy(fixtures_dir / "photos" / "bus.jpg", folder)
+    shutil.copy(fixtures_dir / "pytorch" / "yolov5n.pt", folder)
     for name, source in (
         *(("coco", "coco-tiny"), ("coco8", "coco8")),
         ("mobilenet-ssd", "caffe/mobilenet-ssd"),

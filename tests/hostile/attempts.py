@@ -28,10 +28,11 @@ from boxwright.model import Model
 from tests.darknet.cfgs import random_weights, write_weights
 from tests.graph import zoo
 from tests.hostile.break_graphs import break_graph
-from tests.hostile.mutate import mutations
+from tests.hostile.mutate import ZIP_MARKS, mutations
 from tests.importers.caffe.test_heads import ssd
 from tests.importers.exports import yolov8, yolox
 from tests.importers.mxnet.files import classifier
+from tests.importers.pytorch import assemble
 from tests.models import make_model
 from tests.oracle.test_layers import NETWORKS
 
@@ -177,6 +178,23 @@ def attempt_caffe(path: Path) -> str:
     return "used"
 
 
+def attempt_checkpoint(path: Path) -> str:
+    """Import a checkpoint; of a damaged pickle, one that has it and whose checksums are right."""
+    if path.suffix == ".pkl":
+        storages = assemble.Writer()
+        storages.dumps({"model": assemble.network()})
+        path, data = path.with_suffix(".pt"), path.read_bytes()
+        path.write_bytes(assemble.archive(data, storages.storages))
+    try:
+        model = import_model(path, format="pytorch", size=32)
+        model.save(path.with_suffix(".onnx"))
+        # What is imported must be a sound graph, whatever its numbers are.
+        _run(model)
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files that a writer should have removed."""
     return [path for path in folder.iterdir() if path.suffix == ".part"]
@@ -246,6 +264,21 @@ def _sound_mxnet(folder: Path) -> list[Path]:
     return [params, params.with_name("net-symbol.json")]
 
 
+def _sound_checkpoints(folder: Path) -> list[Path]:
+    writer = assemble.Writer()
+    code = writer.dumps({"model": assemble.network(), "epoch": 3, "opt": {"imgsz": 64}})
+    sizes = dict.fromkeys(writer.storages, 4)
+    paths = [folder / name for name in ("net.pkl", "net.pt", "old.pt", "again.pkl")]
+    paths[0].write_bytes(code)
+    paths[1].write_bytes(assemble.archive(code, writer.storages))
+    paths[2].write_bytes(assemble.legacy(code, writer.storages, sizes))
+    paths[3].write_bytes(code)
+    header = b'{"a.weight":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}'
+    paths.append(folder / "net.safetensors")
+    paths[4].write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    return paths
+
+
 def _sound_model(folder: Path) -> list[Path]:
     path = folder / "sound.onnx"
     make_model(channels=4).save(path)
@@ -290,6 +323,7 @@ def _sound_caffe(folder: Path) -> list[Path]:
 
 
 TARGETS = {
+    "checkpoint": Target(_sound_checkpoints, attempt_checkpoint, ZIP_MARKS),
     "cfg": Target(_sound_cfgs, attempt_cfg),
     "weights": Target(_sound_weights, attempt_weights),
     "caffe": Target(_sound_caffe, attempt_caffe),

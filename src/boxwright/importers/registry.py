@@ -22,6 +22,7 @@ _MODULES = {
     "darknet": "boxwright.importers.darknet",
     "mxnet": "boxwright.importers.mxnet",
     "onnx": "boxwright.importers.onnx",
+    "pytorch": "boxwright.importers.pytorch",
 }
 
 

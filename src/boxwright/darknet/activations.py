@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from boxwright.darknet.graph import GraphBuilder
+from boxwright.graph.builder import GraphBuilder
 
 
 def apply(graph: GraphBuilder, activation: str, x: str, name: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.darknet.graph import GraphBuilder
 from boxwright.darknet.layers import Head, Shape, Tree
+from boxwright.graph.builder import GraphBuilder
 
 Floats = NDArray[np.float32]
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from boxwright.darknet.activations import apply
 from boxwright.darknet.decode import decode
-from boxwright.darknet.graph import GraphBuilder
 from boxwright.darknet.layers import (
     IMAGE,
     Activation,
@@ -36,7 +35,8 @@ from boxwright.darknet.layers import (
 )
 from boxwright.darknet.network import Network
 from boxwright.darknet.weights import WeightsReader
-from boxwright.model import BOXES, IMAGES, SCORES
+from boxwright.graph.builder import GraphBuilder
+from boxwright.model import IMAGES
 from boxwright.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class _Writer:
         from onnx import TensorProto
 
         shape = self.network.shape
-        self.graph.input(IMAGES, TensorProto.UINT8, ["N", shape.height, shape.width, 3])
+        self.graph.images(shape.height, shape.width)
         x = self.graph.add("Cast", [IMAGES], "pre/float", to=TensorProto.FLOAT)
         if shape.channels == 1:
             luma = self.graph.constant("pre/luma", np.array(LUMA, np.float32)[:, None])
@@ -105,18 +105,13 @@ class _Writer:
 
     def finish(self) -> None:
         """Join the heads into the outputs."""
-        from onnx import TensorProto
-
-        rows = sum(head.rows for head in self.network.heads)
-        for name, parts, columns in (
-            (BOXES, self.boxes, 4),
-            (SCORES, self.scores, self.network.heads[0].classes),
-        ):
-            if len(parts) == 1:
-                self.graph.add("Identity", parts, name)
-            else:
-                self.graph.add("Concat", parts, name, axis=1)
-            self.graph.output(name, TensorProto.FLOAT, ["N", rows, columns])
+        heads = self.network.heads
+        self.graph.detections(
+            self.boxes,
+            self.scores,
+            classes=heads[0].classes,
+            rows=sum(head.rows for head in heads),
+        )
 
     def activate(self, layer: Activated, x: str, name: str) -> str:
         """The layer's activation."""

@@ -43,6 +43,7 @@ lint: $(DEV)
 docs: $(DEV)
 	$(BIN)/python tools/make_cli_reference.py
 	$(BIN)/python tools/make_install_reference.py
+	$(BIN)/python tools/make_targets_reference.py
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@
     │   ├── CardError             a model card is malformed
     │   ├── EngineError           an engine file is damaged, truncated or foreign
     │   │   └── NoPlanError       a sound engine file holds no plan for this machine
+    │   ├── NotCurableError       a graph does not let a pass do its work
     │   └── ImageError            an image cannot be read
     ├── MissingExtraError         an optional package is not installed
     ├── BackendUnavailableError   a backend cannot work on this machine
@@ -80,6 +81,10 @@ class EngineError(InputError):
 
 class NoPlanError(EngineError):
     """A sound engine file holds no plan that fits this machine and request."""
+
+
+class NotCurableError(InputError):
+    """A pass was asked to change a graph that does not let it do its work."""
 
 
 class ImageError(InputError):

@@ -60,33 +60,13 @@ class Model:
             ModelError: The file is missing, not ONNX, or does not keep the contract.
             CardError: Its card is missing or malformed.
         """
-        try:
-            with open_regular(path) as stream:
-                size = os.fstat(stream.fileno()).st_size
-                if size > MAX_MODEL_BYTES:
-                    raise ModelError(
-                        f"{path}: an ONNX file holds at most 2 GiB, got {human_size(size)}"
-                    )
-                data = stream.read(size)
-        except OSError as error:
-            raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        data = read_onnx_bytes(path)
         return cls.from_bytes(data, origin=str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, origin: str = "model") -> Model:
         """As :meth:`load`, from memory; `origin` names the bytes in messages."""
-        import onnx
-        from google.protobuf.message import DecodeError
-
-        proto = onnx.ModelProto()
-        try:
-            proto.ParseFromString(data)
-        except (DecodeError, RuntimeError, ValueError) as error:
-            raise ModelError(f"{origin} is not an ONNX model: it cannot be parsed") from error
-        if _has_broken_text(proto):
-            raise ModelError(f"{origin} is damaged: it holds text that is not UTF-8")
-        if not proto.graph.node:
-            raise ModelError(f"{origin} is not an ONNX model: its graph has no nodes")
+        proto = parse_onnx(data, origin)
         card_text = next((p.value for p in proto.metadata_props if p.key == CARD_KEY), None)
         if card_text is None:
             raise CardError(
@@ -181,6 +161,45 @@ class Model:
         classes = len(self.card.class_names)
         _check_value(origin, outputs[BOXES], TensorProto.FLOAT, (None, None, 4))
         _check_value(origin, outputs[SCORES], TensorProto.FLOAT, (None, None, classes))
+
+
+def read_onnx_bytes(path: str | Path) -> bytes:
+    """The content of an ONNX file of any origin; its size is looked at before it is read.
+
+    Raises:
+        ModelError: It is missing, no regular file, or larger than ONNX allows.
+    """
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > MAX_MODEL_BYTES:
+                raise ModelError(
+                    f"{path}: an ONNX file holds at most 2 GiB, got {human_size(size)}"
+                )
+            return stream.read(size)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def parse_onnx(data: bytes, origin: str = "model") -> onnx.ModelProto:
+    """An ONNX model of any origin: it need not keep the contract, nor have a card.
+
+    Raises:
+        ModelError: `data` cannot be parsed, holds broken text, or a graph without nodes.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{origin} is not an ONNX model: it cannot be parsed") from error
+    if _has_broken_text(proto):
+        raise ModelError(f"{origin} is damaged: it holds text that is not UTF-8")
+    if not proto.graph.node:
+        raise ModelError(f"{origin} is not an ONNX model: its graph has no nodes")
+    return proto
 
 
 def _check_value(

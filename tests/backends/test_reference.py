@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from boxwright.backends.onnxruntime.session import import_onnxruntime
 from boxwright.backends.reference import _faster_operators
+from boxwright.extras import import_onnxruntime
 from tests.backends.conformance import BackendConformance
 
 NO_PLANS = "it runs the portable graph itself: there is no plan to miss, cache or damage"

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
 
 import boxwright
@@ -26,6 +27,13 @@ import boxwright
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 DARKNET = ("yolov4-tiny.cfg", "yolov4-tiny.weights", "coco.names")
+
+# A graph that no model of ours is: two operators that few targets take.
+THEIRS = """<ir_version: 9, opset_import: ["": 18]>
+theirs (float[N,3,64,64] x) => (float[N,3,64,64] y) {
+    a = Mish(x)
+    y = MaxPool<kernel_shape=[3,3], dilations=[2,2], pads=[2,2,2,2]>(a)
+}"""
 
 _BLOCK = re.compile(
     r"(?:<!-- (?P<mark>not run|file): (?P<value>.*?) -->\s*\n)?"
@@ -76,6 +84,7 @@ def supplies(fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         shutil.copytree(fixtures_dir / source, folder / name)
     model = boxwright.import_model(folder / "yolov4-tiny.weights")
     boxwright.build(model, output=folder / "tiny.bw")
+    onnx.save(onnx.parser.parse_model(THEIRS), folder / "theirs.onnx")
     return folder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -47,7 +47,7 @@ def run(
     graph.detections([decoded.boxes], [decoded.scores], classes=head.classes)
     onnx.checker.check_model(graph.model, full_check=True)
     assert all(n.name.startswith("decode/") for n in graph.graph.node[:-2])
-    outputs = ReferenceEvaluator(graph.model).run(["boxes", "scores"], feed)
+    outputs = cast("list[Any]", ReferenceEvaluator(graph.model).run(["boxes", "scores"], feed))
     boxes, scores = np.asarray(outputs[0]), np.asarray(outputs[1])
     assert boxes.dtype == scores.dtype == np.float32
     if decoded.rows is not None:

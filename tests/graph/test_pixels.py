@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -25,7 +25,9 @@ def run(form: PixelFormat) -> np.ndarray[Any, Any]:
     graph.add("Identity", [name], "out")
     graph.output("out", KINDS[form.element], ["N", "a", "b", "c"])
     onnx.checker.check_model(graph.model, full_check=True)
-    return np.asarray(ReferenceEvaluator(graph.model).run(None, {"images": IMAGE})[0])
+    return np.asarray(
+        cast("list[Any]", ReferenceEvaluator(graph.model).run(None, {"images": IMAGE}))[0]
+    )
 
 
 def test_darknet_and_ultralytics_scale_rgb() -> None:

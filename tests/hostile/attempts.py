@@ -12,15 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from boxwright import backends
 from boxwright.darknet.layers import Convolutional, Layer, Local, Pool
 from boxwright.darknet.network import read_network
 from boxwright.engine import Engine
 from boxwright.errors import BoxwrightError
+from boxwright.graph.diagnose import diagnose
+from boxwright.graph.doctor import read_graph
+from boxwright.graph.legalise import legalise
+from boxwright.graph.targets import known_targets
 from boxwright.importers import import_model
 from boxwright.model import Model
 from tests.darknet.cfgs import random_weights, write_weights
+from tests.graph import zoo
+from tests.hostile.break_graphs import break_graph
 from tests.hostile.mutate import mutations
 from tests.models import make_model
 from tests.oracle.test_layers import NETWORKS
@@ -54,6 +61,9 @@ def cases(target: Target, folder: Path, count: int, seed: int) -> Iterator[tuple
         if source.suffix == ".cfg" and number % 2:
             damaged = _shuffle_lines(data, random.Random(f"{seed}/{number}"))
             what = "shuffle lines"
+        if target.attempt is attempt_graph and number % 8:
+            # Damaged bytes hardly ever parse; these always do.
+            damaged, what = _break_graph(data, f"{seed}/{number}"), "break the graph"
         path = folder / f"damaged{source.suffix}"
         path.write_bytes(damaged)
         yield f"seed {seed}, number {number}, {source.name}: {what}", path
@@ -90,6 +100,20 @@ def attempt_model(path: Path) -> str:
     """Load, and build when it loads."""
     try:
         backends.build(Model.load(path), output=path.with_suffix(".bw"))
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_graph(path: Path) -> str:
+    """Diagnose and cure for every column of the table; the file need not keep the contract."""
+    try:
+        proto = read_graph(path)
+        for target in {target.column: target for target in known_targets()}.values():
+            diagnose(proto, target, path.parent)
+            cured, reports = legalise(proto, target, folder=path.parent, tidy=True, size=(8, 8))
+            if reports:
+                diagnose(cured, target, path.parent)
     except BoxwrightError as error:
         return _refused(error)
     return "used"
@@ -176,6 +200,22 @@ def _sound_model(folder: Path) -> list[Path]:
     return [path]
 
 
+def _sound_graphs(folder: Path) -> list[Path]:
+    """Sound enough to parse: what is wrong in them is the graph."""
+    paths = []
+    for number, case in enumerate(zoo.cases()):
+        path = folder / f"sound{number}.onnx"
+        path.write_bytes(case.make().SerializeToString())
+        paths.append(path)
+    return paths
+
+
+def _break_graph(data: bytes, seed: str) -> bytes:
+    proto = onnx.ModelProto.FromString(data)
+    break_graph(proto, random.Random(seed))
+    return proto.SerializeToString()
+
+
 def _sound_engine(folder: Path) -> list[Path]:
     path = folder / "sound.bw"
     backends.build(make_model(channels=4), output=path)
@@ -186,5 +226,6 @@ TARGETS = {
     "cfg": Target(_sound_cfgs, attempt_cfg),
     "weights": Target(_sound_weights, attempt_weights),
     "model": Target(_sound_model, attempt_model),
+    "graph": Target(_sound_graphs, attempt_graph),
     "engine": Target(_sound_engine, attempt_engine, (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")),
 }

@@ -34,7 +34,10 @@ _COMPLETION = "_BOXWRIGHT_COMPLETE"
 VERBS = {
     "ship": ("boxwright.cli.ship", "Go from weights to a proven engine in one go."),
     "import": ("boxwright.cli.import_", "Turn trained weights into one ONNX model."),
-    "inspect": ("boxwright.cli.inspect", "Show what a model or an engine holds."),
+    "inspect": (
+        "boxwright.cli.inspect",
+        "Show what a model or an engine holds, or what a runtime would refuse in it.",
+    ),
     "build": ("boxwright.cli.build", "Build an engine from a model."),
     "plans": (
         "boxwright.cli.plans",

@@ -173,7 +173,7 @@ class BareOnnxRuntime(Closing):
     fixed_batch = None
 
     def __init__(self, plan: bytes, card: ModelCard, threads: int, precision: str) -> None:
-        from boxwright.backends.onnxruntime.session import import_onnxruntime
+        from boxwright.extras import import_onnxruntime
 
         runtime = import_onnxruntime()
         settings = runtime.SessionOptions()

@@ -6,6 +6,30 @@ the one that recognises the file.
 
 from __future__ import annotations
 
-from boxwright.importers.registry import Importer, ImportRequest, formats, import_model
+from boxwright.importers.registry import (
+    Check,
+    Confidence,
+    Importer,
+    ImportRequest,
+    Recognition,
+    Verification,
+    check_options,
+    choose,
+    formats,
+    import_model,
+    make_request,
+)
 
-__all__ = ["ImportRequest", "Importer", "formats", "import_model"]
+__all__ = [
+    "Check",
+    "Confidence",
+    "ImportRequest",
+    "Importer",
+    "Recognition",
+    "Verification",
+    "check_options",
+    "choose",
+    "formats",
+    "import_model",
+    "make_request",
+]

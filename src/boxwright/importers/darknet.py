@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,15 @@ from boxwright.darknet.network import Network, read_network
 from boxwright.darknet.onnx import to_onnx
 from boxwright.darknet.weights import WeightsReader
 from boxwright.errors import CfgError, ImportFailedError, UnsupportedError
-from boxwright.files import open_regular, printable, sha256_file
-from boxwright.importers.registry import ImportRequest
+from boxwright.files import printable, sha256_file
+from boxwright.importers.names import fit_names, numbered_names, read_names, read_text
+from boxwright.importers.registry import (
+    Confidence,
+    ImportRequest,
+    Recognition,
+    check_options,
+    read_start,
+)
 from boxwright.model import Model
 
 _LOGGER = logging.getLogger("boxwright")
@@ -26,7 +34,8 @@ _LOGGER = logging.getLogger("boxwright")
 _PAD_VALUE = 128
 # The -thresh that Darknet's own command line starts from.
 _SCORE_THRESHOLD = 0.25
-_MAX_NAMES_BYTES = 4 << 20
+# major.minor.revision are small numbers; 0.2.5 was the last.
+_HIGHEST_VERSION = 99
 
 
 class DarknetImporter:
@@ -35,11 +44,21 @@ class DarknetImporter:
     name = "darknet"
     description = "Darknet cfg and weights (YOLOv1 to v4, v7, Yolo-Fastest, MobileNet-YOLO)"
 
-    def recognises(self, request: ImportRequest) -> bool:
-        """By the suffix of the weights, or because a cfg was given."""
-        return request.weights.suffix == ".weights" or (
-            request.cfg is not None and request.cfg.suffix == ".cfg"
+    def recognise(self, request: ImportRequest) -> Recognition | None:
+        """By a cfg that was given, or the suffix and the version that weights begin with."""
+        if request.cfg is not None and request.cfg.suffix == ".cfg":
+            return Recognition(Confidence.CERTAIN, f"a cfg was given, {request.cfg.name}")
+        start = read_start(request.weights, 12)
+        plausible = len(start) == 12 and all(
+            0 <= number <= _HIGHEST_VERSION for number in struct.unpack("<3i", start)
         )
+        if request.weights.suffix == ".weights":
+            if plausible:
+                return Recognition(Confidence.CERTAIN, "it is called .weights and has a version")
+            return Recognition(Confidence.POSSIBLE, "it is called .weights")
+        if plausible and request.weights.with_suffix(".cfg").is_file():
+            return Recognition(Confidence.LIKELY, "it has a version, and a .cfg of its name")
+        return None
 
     def load(self, request: ImportRequest) -> Model:
         """Import; see :func:`boxwright.importers.import_model`.
@@ -47,6 +66,9 @@ class DarknetImporter:
         Raises:
             ImportFailedError: With the file and, for a cfg, the line and the section.
         """
+        check_options(request, {})
+        if request.weights.is_dir():
+            raise ImportFailedError(f"{request.weights} is a folder; give the weights file itself")
         cfg = request.cfg if request.cfg is not None else _find_cfg(request.weights)
         network = _read_network(cfg, request.size)
         names, names_file = _class_names(request, cfg, network.heads[0].classes)
@@ -138,58 +160,30 @@ def _class_names(
 ) -> tuple[tuple[str, ...], Path | None]:
     """The class names and the file they came from, from the first source that there is."""
     if isinstance(request.names, tuple):
-        return _fit(request.names, classes, "the names given"), None
+        return fit_names(request.names, classes, "the names given"), None
     path = request.names
     if path is None and request.data is not None:
         path = _names_of_data(request.data)
     if path is not None:
-        return _fit(_read_names(path), classes, str(path)), path
+        return fit_names(read_names(path), classes, str(path)), path
     for folder_path in (request.weights, cfg):
         path = folder_path.with_suffix(".names")
         if path.is_file():
-            names = _read_names(path)
+            names = read_names(path)
             if len(names) == classes:
                 return names, path
     beside = [p for p in sorted(request.weights.parent.glob("*.names")) if p.is_file()]
-    fitting = [p for p in beside if len(_read_names(p)) == classes]
+    fitting = [p for p in beside if len(read_names(p)) == classes]
     if len(fitting) == 1:
         _LOGGER.info("taking class names from %s", fitting[0])
-        return _read_names(fitting[0]), fitting[0]
-    _LOGGER.warning(
-        "no class names for %d classes: they are called class_0 and so on (give --names)", classes
-    )
-    return tuple(f"class_{i}" for i in range(classes)), None
-
-
-def _fit(names: tuple[str, ...], classes: int, origin: str) -> tuple[str, ...]:
-    if len(names) != classes:
-        raise ImportFailedError(
-            f"{origin}: expected {classes} class names, as the cfg says, got {len(names)}"
-        )
-    return names
-
-
-def _read_names(path: Path) -> tuple[str, ...]:
-    """One name per line; blank lines at the end do not count."""
-    text = _read_text(path)
-    return tuple(line.strip() for line in text.rstrip().splitlines())
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with open_regular(path) as stream:
-            data = stream.read(_MAX_NAMES_BYTES + 1)
-    except OSError as error:
-        raise ImportFailedError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > _MAX_NAMES_BYTES or b"\0" in data:
-        raise ImportFailedError(f"{path} is not a list of class names")
-    return data.decode("utf-8-sig", errors="replace")
+        return read_names(fitting[0]), fitting[0]
+    return numbered_names(classes), None
 
 
 def _names_of_data(data: Path) -> Path:
     """The ``names=`` of a Darknet ``.data`` file, seen from it or from its parents."""
     options: dict[str, str] = {}
-    for line in _read_text(data).splitlines():
+    for line in read_text(data).splitlines():
         key, equals, value = line.partition("=")
         if equals and not key.lstrip().startswith("#"):
             options.setdefault(key.strip(), value.strip())

@@ -17,7 +17,6 @@ from boxwright.backends.comparison import compare_outputs, sample_images
 from boxwright.backends.onnxruntime.lowering import lower_mish
 from boxwright.backends.onnxruntime.session import (
     OnnxRuntimeRunner,
-    import_onnxruntime,
     open_session,
     optimise,
     providers_for,
@@ -32,6 +31,7 @@ from boxwright.backends.plans import (
 )
 from boxwright.environment import cpu_architecture, cpu_features
 from boxwright.errors import BackendUnavailableError, BuildError, EngineError
+from boxwright.extras import import_onnxruntime
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
 

@@ -14,10 +14,10 @@ from boxwright.backends.base import TensorSpec
 from boxwright.backends.options import check_options
 from boxwright.backends.runner import CheckedRunner
 from boxwright.errors import BackendUnavailableError, BuildError, EngineError, InputError
+from boxwright.extras import import_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import ModuleType
 
     from boxwright.backends.base import Tensors
 
@@ -37,21 +37,6 @@ _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-
-
-def import_onnxruntime() -> ModuleType:
-    """ONNX Runtime, with its usage reporting switched off before it starts.
-
-    Since 1.29 it reports usage from Linux too, and writes a device number into the user's
-    cache, unless this variable is set when it is imported.
-    """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    onnxruntime.set_default_logger_severity(_FATAL)
-    module: ModuleType = onnxruntime
-    return module
 
 
 def providers_for(device: str) -> list[Any]:

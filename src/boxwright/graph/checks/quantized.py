@@ -1,0 +1,96 @@
+"""QuantizeLinear and DequantizeLinear: types, zero points, scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import TensorProto
+
+from boxwright.graph.checks.seen import Seen
+from boxwright.graph.targets import Target
+from boxwright.graph.view import STANDARD, Place, View, attribute, input_name
+
+_WIDE = {TensorProto.INT16, TensorProto.UINT16}
+
+
+def linear(view: View, target: Target) -> Iterator[Seen]:
+    """One finding for each kind and node; all of one network's are usually of one kind."""
+    told: set[str] = set()
+    for place in view.places:
+        node = place.node
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if node.domain not in STANDARD:
+            continue
+        for seen in _of_node(view, place):
+            if seen.code not in told:
+                told.add(seen.code)
+                yield seen
+
+
+def _of_node(view: View, place: Place) -> Iterator[Seen]:
+    node = place.node
+    scale = view.input_constant(node, 1)
+    if scale is not None and scale.size and not np.all(scale.astype(np.float64) > 0):
+        yield Seen("quantized-scale", f"the smallest is {float(scale.min()):g}", place)
+    if node.op_type == "QuantizeLinear" and not input_name(node, 2):
+        yield Seen("quantized-no-zero-point", "uint8 and 0 are meant", place)
+    zero = view.input_constant(node, 2)
+    kind = _quantised_type(view, place)
+    if kind == TensorProto.INT32:
+        constant = node.input[0] in view.initializers
+        yield Seen("quantized-int32", f"{node.input[0]!r}", place,
+                   curable=constant and not place.depth)  # fmt: skip
+        return
+    if kind in _WIDE:
+        yield Seen("quantized-wide", f"{node.op_type} of 16-bit integers", place)
+        return
+    whole = zero is not None and zero.dtype.kind in "iu"
+    points = {int(z) for z in np.asarray(zero).reshape(-1)} if whole else set()
+    if points - {0}:
+        if kind == TensorProto.UINT8 and points == {128}:
+            yield Seen("zero-point-128", "zero point 128", place,
+                       curable=not place.depth and signable(view))  # fmt: skip
+        else:
+            shown = ", ".join(map(str, sorted(points)[:3]))
+            yield Seen("zero-point", f"zero point {shown}", place)
+    elif kind == TensorProto.UINT8:
+        yield Seen("quantized-uint8", f"{node.op_type} to or from uint8", place)
+
+
+def _quantised_type(view: View, place: Place) -> int:
+    """The integer type of a Q/DQ node: that of its zero point, or of what it reads."""
+    node = place.node
+    name = input_name(node, 2)
+    if name and (kind := view.types.get(name)):
+        return kind
+    if node.op_type == "DequantizeLinear":
+        return view.types.get(node.input[0], TensorProto.UINT8)
+    return int(attribute(node, "output_dtype", 0)) or TensorProto.UINT8
+
+
+def signable(view: View) -> bool:
+    """Whether all uint8 with zero point 128 stays between Q and DQ, so that it may be shifted."""
+    outputs = {value.name for value in view.graph.output}
+    for place in view.places:
+        node = place.node
+        zero = view.input_constant(node, 2) if node.op_type.endswith("izeLinear") else None
+        if zero is None or zero.dtype != np.uint8 or set(zero.reshape(-1).tolist()) != {128}:
+            continue
+        if place.depth:
+            return False
+        if node.op_type == "QuantizeLinear":
+            readers = view.readers.get(node.output[0], [])
+            if node.output[0] in outputs:
+                return False
+            if any(r.op_type != "DequantizeLinear" for r in readers):
+                return False
+        elif node.input[0] not in view.initializers:
+            before = view.producers.get(node.input[0])
+            if before is None or before.op_type != "QuantizeLinear":
+                return False
+    return True
+
+
+CHECKS = (linear,)

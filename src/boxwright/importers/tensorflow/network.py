@@ -96,6 +96,7 @@ class Network:
         values: By name. A value that no file describes is not there.
         inputs: Names of what is fed.
         outputs: Names of what is fetched.
+        output_names: What the file calls `outputs`, where it has names for them.
         labels: Class names that the file itself has, perhaps with gaps (empty or ``???``).
         licence: As the file states it.
         description: A name for the kind of network, as the file states it.
@@ -107,6 +108,7 @@ class Network:
     values: dict[str, Value]
     inputs: list[str]
     outputs: list[str]
+    output_names: list[str] = field(default_factory=list)
     labels: tuple[str, ...] = ()
     licence: str | None = None
     description: str | None = None

@@ -19,6 +19,7 @@ OPTIONAL = (
     "tensorrt",
     "matplotlib",
     "openvino",
+    "onnxslim",
     "av",
     "ray",
     "fastapi",

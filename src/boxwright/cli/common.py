@@ -247,14 +247,15 @@ def backend_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "options",
         type=NameValue(),
         multiple=True,
-        callback=_collect,
+        callback=collect_settings,
         help="Setting of this backend only, such as num_streams=2; repeatable.",
     )(function)
 
 
-def _collect(
+def collect_settings(
     ctx: click.Context, option: click.Parameter, pairs: tuple[tuple[str, Any], ...]
 ) -> dict[str, Any]:
+    """What a repeatable ``NAME=VALUE`` option gave, as a dictionary; a callback for click."""
     collected: dict[str, Any] = {}
     for name, value in pairs:
         if name in collected:

@@ -58,6 +58,13 @@ def compare(before: onnx.ModelProto, after: onnx.ModelProto, seed: int = 0) -> C
     feed = _feed(after, before, seed)
     if isinstance(feed, str):
         return Comparison(None, feed)
+    return run_both(before, after, feed)
+
+
+def run_both(
+    before: onnx.ModelProto, after: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]
+) -> Comparison:
+    """As :func:`compare`, on inputs of the caller's."""
     results = []
     for label, proto in (("original", before), ("changed graph", after)):
         outputs = _run(proto, feed)

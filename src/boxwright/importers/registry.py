@@ -17,7 +17,10 @@ from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
 from boxwright.values import whole
 
-_MODULES = {"darknet": "boxwright.importers.darknet"}
+_MODULES = {
+    "darknet": "boxwright.importers.darknet",
+    "onnx": "boxwright.importers.onnx",
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""What a foreign graph takes and gives, asked of the graph itself by running it.
+
+Exporters declare free extents, or none, or wrong ones. A run on two made-up images says
+what shapes the tensors really have, and their values say more: whether boxes are decoded
+already, normalised, or scores are chances that add up to 1.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.errors import ImportFailedError
+from boxwright.extras import import_onnxruntime
+from boxwright.graph.pixels import Element, PixelLayout
+from boxwright.graph.view import View, dims_of
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = NDArray[Any]
+
+# Inputs beside the image that say how it was resized; a graph made for one size has them
+# as constants. (Paddle's detectors, RT-DETR's and Hugging Face's exports.)
+SIDE_INPUTS = frozenset(
+    {"orig_target_sizes", "im_shape", "scale_factor", "pixel_mask", "image_shape"}
+)
+# TensorProto's FLOAT, FLOAT16 and UINT8.
+_ELEMENTS: Mapping[int, Element] = {1: "float32", 10: "float16", 2: "uint8"}
+_MOST_ELEMENTS = 1 << 31
+_FATAL = 4
+_NOWHERE = "session.model_external_initializers_file_folder_path"
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The graph's image input.
+
+    Attributes:
+        name: Its name.
+        element: numpy's name of its type.
+        layout: ``nchw`` or ``nhwc``.
+        channels: How many.
+        size: ``(height, width)``; ``None`` for one that is free.
+        batch: How many images at a time, or ``None`` where that is free.
+    """
+
+    name: str
+    element: Element
+    layout: PixelLayout
+    channels: int
+    size: tuple[int | None, int | None]
+    batch: int | None
+
+
+def image_input(proto: onnx.ModelProto, origin: str) -> ImageInput:
+    """The one input that takes images.
+
+    Raises:
+        ImportFailedError: There is none, or there are several.
+    """
+    from onnx import TensorProto
+
+    values = [v for v in View(proto).inputs if v.name not in SIDE_INPUTS]
+    pictures = [v for v in values if len(dims_of(v) or ()) == 4]
+    if len(pictures) != 1 or len(values) != 1:
+        shown = ", ".join(f"{v.name} {list(dims_of(v) or ())}" for v in values) or "none"
+        raise ImportFailedError(
+            f"{origin}: expected one input of images with four extents, got {shown}"
+        )
+    value = pictures[0]
+    dims: tuple[int | None, ...] = tuple(extent or None for extent in dims_of(value) or ())
+    kind = value.type.tensor_type.elem_type
+    if kind not in _ELEMENTS:
+        name = TensorProto.DataType.Name(kind).lower() if kind else "nothing"
+        raise ImportFailedError(
+            f"{origin}: input {value.name!r} must be of {', '.join(_ELEMENTS.values())}, got {name}"
+        )
+    layout: PixelLayout
+    if dims[1] in (1, 3) or (dims[1] is None and dims[3] not in (1, 3)):
+        layout, channels, size = "nchw", dims[1] or 3, (dims[2], dims[3])
+    elif dims[3] in (1, 3):
+        layout, channels, size = "nhwc", dims[3] or 3, (dims[1], dims[2])
+    else:
+        raise ImportFailedError(
+            f"{origin}: input {value.name!r} must have 1 or 3 channels, second or last, "
+            f"got {list(dims)}"
+        )
+    return ImageInput(value.name, _ELEMENTS[kind], layout, channels, size, dims[0])
+
+
+def run(
+    proto: onnx.ModelProto, feed: Mapping[str, Array], outputs: Sequence[str] = ()
+) -> dict[str, Array]:
+    """Run a graph by ONNX Runtime, without optimisation; `outputs` may name inner tensors.
+
+    Raises:
+        ImportFailedError: It does not run; the message has the runtime's reason.
+    """
+    import onnx as library
+
+    if extra := [name for name in outputs if name not in {v.name for v in proto.graph.output}]:
+        wider = library.ModelProto()
+        wider.CopyFrom(proto)
+        for name in extra:
+            wider.graph.output.add(name=name)
+        proto = wider
+    runtime = import_onnxruntime()
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = _FATAL
+    settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # A crafted graph may name files as its weights: look for them where there are none.
+    settings.add_session_config_entry(_NOWHERE, os.devnull)
+    try:
+        session = runtime.InferenceSession(
+            proto.SerializeToString(),
+            settings,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
+        )
+        names = list(outputs) or [node.name for node in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    except Exception as error:  # its exceptions share no base but Exception
+        reason = " ".join(str(error).split())[:300]
+        raise ImportFailedError(f"ONNX Runtime cannot run the graph: {reason}") from error
+
+
+def check_extents(proto: onnx.ModelProto, origin: str) -> None:
+    """Refuse a graph with a tensor that no detector has, before it is made.
+
+    Raises:
+        ImportFailedError: A shape that is known beforehand has more than 2^31 values.
+    """
+    for name, shape in View(proto).shapes.items():
+        known = [extent for extent in shape or () if extent]
+        if known and math.prod(known) > _MOST_ELEMENTS:
+            raise ImportFailedError(
+                f"{origin}: tensor {name[:80]!r} would have the shape {list(shape or ())}, "
+                "more than any detector's"
+            )
+
+
+def picture(size: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
+    """A made-up image with large and small structures: uint8 ``(H, W, 3)``."""
+    random = np.random.default_rng(seed)
+    image = np.zeros((*size, 3), np.float64)
+    for step in (4, 16, 64):
+        coarse = random.uniform(0, 85, (size[0] // step + 1, size[1] // step + 1, 3))
+        image += coarse.repeat(step, 0).repeat(step, 1)[: size[0], : size[1]]
+    return image.astype(np.uint8)

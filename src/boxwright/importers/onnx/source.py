@@ -1,0 +1,96 @@
+"""Reading a foreign ONNX file, and bringing it to one sound form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxwright.errors import ImportFailedError, InputError, ModelError
+from boxwright.graph.builder import IR_VERSION, OPSET
+from boxwright.graph.compare import compare
+from boxwright.graph.diagnose import diagnose
+from boxwright.graph.doctor import read_graph
+from boxwright.graph.external import locations
+from boxwright.graph.legalise import PASSES
+from boxwright.graph.targets import find_target
+from boxwright.importers.onnx.probe import check_extents
+
+if TYPE_CHECKING:
+    import onnx
+
+# In this order, whatever the graph is: what makes it sound, then old operators, then the
+# versions that the rest of Boxwright writes. A pass that finds nothing changes nothing.
+_CURES: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("inline", {}),
+    ("initializer-inputs", {}),
+    ("sort", {}),
+    ("constant-if", {}),
+    ("names", {}),
+    ("outputs", {}),
+    ("empty-outputs", {}),
+    ("upsample", {}),
+    ("scatter", {}),
+    ("double", {}),
+    ("resize-antialias", {}),
+    ("opset", {"version": OPSET}),
+    ("constants", {}),
+    ("ir-version", {"version": IR_VERSION}),
+)
+
+
+def read_source(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
+    """The graph, with all its values in it, and the files it was read from.
+
+    Raises:
+        ImportFailedError: It is damaged, contradicts itself, or names files outside its folder.
+    """
+    try:
+        proto = read_graph(path)
+        if not proto.graph.output and not proto.graph.node:
+            raise ModelError(f"{path} has no outputs")
+        beside = [path.parent / location for location in locations(proto)]
+        if beside:
+            proto, _ = PASSES["embed"](proto, folder=path.parent)
+        findings = diagnose(proto, find_target("onnxruntime"))
+    except ImportFailedError:
+        raise
+    except InputError as error:
+        raise ImportFailedError(_with(path, error)) from error
+    broken = next((f for f in findings if f.code == "malformed"), None)
+    if broken is not None:
+        raise ImportFailedError(
+            f"{path} is no sound ONNX model: {broken.node or 'the graph'}: {broken.what}"
+        )
+    check_extents(proto, str(path))
+    return proto, [path, *dict.fromkeys(beside)]
+
+
+def cured(proto: onnx.ModelProto, origin: str) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The same graph in the opset that Boxwright writes, with what was changed for it.
+
+    Raises:
+        ImportFailedError: It cannot be, or would compute something else.
+    """
+    original, done, tolerance = proto, [], 0.0
+    for name, parameters in _CURES:
+        try:
+            proto, report = PASSES[name](proto, **parameters)
+        except InputError as error:
+            raise ImportFailedError(f"{origin}: {error}") from error
+        if report.changes:
+            done.append(name)
+            tolerance += report.tolerance
+    if not done:
+        return proto, {}
+    measured = compare(original, proto)
+    if measured.difference is not None and measured.difference > max(tolerance, 1e-5):
+        raise ImportFailedError(
+            f"{origin}: brought to opset {OPSET} ({', '.join(done)}), output {measured.worst!r} "
+            f"differs by {measured.difference:.3g} of its largest value; please report this file"
+        )
+    return proto, {"cures": done, "difference": measured.difference}
+
+
+def _with(path: Path, error: Exception) -> str:
+    return str(error) if str(path) in str(error) else f"{path}: {error}"

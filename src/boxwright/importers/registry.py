@@ -20,6 +20,7 @@ from boxwright.values import whole
 _MODULES = {
     "darknet": "boxwright.importers.darknet",
     "onnx": "boxwright.importers.onnx",
+    "tensorflow": "boxwright.importers.tensorflow",
 }
 
 

@@ -55,9 +55,7 @@ def randomise(model: tf.keras.Model, seed: int = 3) -> None:
             values = [random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()]
             layer.set_weights([values[0], values[1] - 1, values[2] - 1, values[3]])
         elif layer.get_weights():
-            layer.set_weights(
-                [w + random.normal(0, 0.1, w.shape) for w in layer.get_weights()]
-            )
+            layer.set_weights([w + random.normal(0, 0.1, w.shape) for w in layer.get_weights()])
 
 
 def freeze(model: tf.keras.Model, path: Path) -> None:
@@ -124,7 +122,8 @@ def main() -> None:
         (HERE / f"{name}.tflite").write_bytes(data)
     expected = {f"keras_{k}": v for k, v in truth.items()}
     expected |= {
-        f"{name}_{k}": v for name, data in content.items()
+        f"{name}_{k}": v
+        for name, data in content.items()
         for k, v in interpret(data, images[:3]).items()
     }
     np.savez_compressed(HERE / "expected.npz", images=images[:3], **expected)

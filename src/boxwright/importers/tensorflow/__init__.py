@@ -17,6 +17,7 @@ from boxwright.importers.registry import (
 )
 
 if TYPE_CHECKING:
+    from boxwright.importers.tensorflow.network import Network
     from boxwright.model import Model
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -69,14 +70,27 @@ class TensorFlowImporter:
 IMPORTER = TensorFlowImporter()
 
 
-def read_network(path: Path):  # type: ignore[no-untyped-def]
-    """The network in a file or folder of any of the kinds."""
+def read_network(path: Path) -> Network:
+    """The network in a file or folder of any of the kinds.
+
+    Raises:
+        ImportFailedError: It is none of them, damaged, or cannot be converted.
+        MissingExtraError: A Keras file needs TensorFlow, which is not installed.
+    """
     from boxwright.importers.tensorflow.graphdef import read_frozen
+    from boxwright.importers.tensorflow.keras import read_keras
+    from boxwright.importers.tensorflow.savedmodel import read_saved_model
     from boxwright.importers.tensorflow.tflite import read_tflite
 
+    if path.is_dir():
+        return read_saved_model(path)
+    if path.name == "saved_model.pb":
+        return read_saved_model(path.parent)
     start = read_start(path)
     if start[4:8] == b"TFL3":
         return read_tflite(path)
+    if start.startswith((_HDF5, b"PK")):
+        return read_keras(path)
     return read_frozen(path)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright._version import __version__
+from boxwright.card import Head as CardHead
 from boxwright.card import ModelCard, SourceFile, Transform
 from boxwright.errors import ImportFailedError, ModelError
 from boxwright.files import printable, sha256_file
@@ -41,7 +42,9 @@ _GAPS = ("", "???", "n/a", "background")
 
 def load(request: ImportRequest, network: Network) -> Model:
     """Convert what was read; see :meth:`TensorFlowImporter.load`."""
-    check_options(request, KNOWN)
+    from boxwright.importers.onnx.options import KNOWN as KNOWN_OF_HEADS
+
+    check_options(request, {**KNOWN_OF_HEADS, **KNOWN})
     if len(network.inputs) != 1:
         raise refusal(network.path, f"expected one input, got {len(network.inputs)}")
     rewrite(network)
@@ -133,8 +136,8 @@ class _Detector:
         labels = self._labels(ending.head.classes)
         if labels.file is not None:
             files.append(labels.file)
-        heads = self._decode(ending, priors, labels)
-        card = self._card(ending, labels, form, files)
+        heads, tensors = self._decode(ending, priors, labels)
+        card = self._card(ending, labels, form, files, tensors)
         return Model(self.builder.model, dataclasses.replace(card, heads=heads))
 
     def _feed(self, pixels: str) -> None:
@@ -165,7 +168,9 @@ class _Detector:
             return Labels(("object",), every, None)
         return Labels(numbered_names(classes), every, None)
 
-    def _decode(self, ending: Ending, priors: NDArray[np.float64], labels: Labels) -> Any:
+    def _decode(
+        self, ending: Ending, priors: NDArray[np.float64], labels: Labels
+    ) -> tuple[tuple[CardHead, ...], dict[str, str]]:
         head, lowering = ending.head, self.lowering
         boxes = rows_of(lowering, lowering.tensor(ending.boxes), 4, "head/boxes")
         columns = head.class_columns
@@ -187,10 +192,15 @@ class _Detector:
         self.builder.detections(
             [decoded.boxes], [final], classes=len(labels.names), rows=len(priors)
         )
-        return decoded.heads
+        return decoded.heads, {raw.boxes[0]: ending.boxes, raw.classes[0]: ending.scores}
 
     def _card(
-        self, ending: Ending, labels: Labels, form: PixelFormat, files: list[Path]
+        self,
+        ending: Ending,
+        labels: Labels,
+        form: PixelFormat,
+        files: list[Path],
+        tensors: dict[str, str],
     ) -> ModelCard:
         request, network = self.request, self.network
         threshold = ending.score_threshold
@@ -207,13 +217,13 @@ class _Detector:
             source_format="tensorflow",
             source_files=source_files(files),
             licence=request.licence or network.licence,
-            transforms=(record(request, self.lowering, form),),
+            transforms=(record(request, self.lowering, form, tensors),),
         )
 
 
 def source_files(files: list[Path]) -> tuple[SourceFile, ...]:
     """Records of files, and of all that is in folders."""
-    found = []
+    found: list[SourceFile] = []
     for path in files:
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         found.extend(
@@ -222,10 +232,15 @@ def source_files(files: list[Path]) -> tuple[SourceFile, ...]:
     return tuple(found)
 
 
-def record(request: ImportRequest, lowering: Lowering, form: PixelFormat) -> Transform:
-    """What the import did, for the card."""
+def record(
+    request: ImportRequest, lowering: Lowering, form: PixelFormat, tensors: dict[str, str]
+) -> Transform:
+    """What the import did, for the card; `tensors` are the model's and the source's names."""
     kinds = [node.op_type for node in lowering.graph.graph.node]
-    parameters: dict[str, Any] = {"pixels": dataclasses.asdict(form)}
+    parameters: dict[str, Any] = {
+        "pixels": dataclasses.asdict(form),
+        "tensors": tensors,
+    }
     if request.size is not None:
         parameters["size"] = list(request.size)
     pairs = kinds.count("QuantizeLinear")

@@ -162,7 +162,9 @@ class OpenCvText:
         joined = self.nodes.get(self.output.input[2])
         names = [] if joined is None else list(joined.input)
         nodes = [joined] if joined is not None and joined.op == "PriorBox" else []
-        nodes += [self.nodes[n] for n in names if n in self.nodes and self.nodes[n].op == "PriorBox"]
+        nodes += [
+            self.nodes[n] for n in names if n in self.nodes and self.nodes[n].op == "PriorBox"
+        ]
         if not nodes or any(not node.input for node in nodes):
             raise refusal(self.path, "DetectionOutput has no PriorBox nodes")
         return nodes

@@ -155,7 +155,9 @@ def read_map(data: bytes, path: object) -> dict[str, float]:
     try:
         return _read_map(data)
     except (struct.error, IndexError, ValueError, KeyError) as error:
-        raise refusal(path, f"damaged: a custom operation's options do not parse: {error}") from None
+        raise refusal(
+            path, f"damaged: a custom operation's options do not parse: {error}"
+        ) from None
 
 
 _MAP = 9

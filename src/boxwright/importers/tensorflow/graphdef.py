@@ -217,6 +217,8 @@ def _outputs_of(proto: Any) -> int:
     for key in ("num_split", "num"):
         if proto.op in ("Split", "SplitV", "Unpack") and key in proto.attr:
             return max(1, min(int(proto.attr[key].i), 4096))
+    if proto.op == "IdentityN":
+        return max(1, min(len(proto.attr["T"].list.type), 4096))
     return 6 if proto.op.startswith("FusedBatchNorm") else 1
 
 

@@ -233,7 +233,7 @@ class Lowering:
         """An initializer under a free name."""
         if data.dtype == np.float64:
             data = data.astype(np.float32)
-        return self.graph.constant(self.graph.unique(name) + "/value", np.ascontiguousarray(data))
+        return self.graph.constant(self.graph.unique(name) + "/value", np.asarray(data, order="C"))
 
     def common(self, node: Node, tensors: Sequence[Tensor]) -> Layout:
         """The layout in which tensors can act together with the fewest transpositions."""
@@ -291,13 +291,16 @@ class Lowering:
         restored = self.graph.unique(f"{where}/dequantized")
         tensor.names = {layout: self.graph.add("DequantizeLinear", [stored, *pair], restored)}
 
-    def weights(self, node: Node, index: int, permute: Callable[[Array], Array]) -> str:
+    def weights(
+        self, node: Node, index: int, permute: Callable[[Array], Array], axis: int = 0
+    ) -> str:
         """A kernel as an initializer; a quantised one keeps its integers and scales.
 
         Args:
             node: The convolution.
             index: Which of its inputs.
-            permute: Brings the kernel to ONNX's layout, whose first axis the scales follow.
+            permute: Brings the kernel to ONNX's layout.
+            axis: Which axis the scales follow there.
         """
         value = self.network.values.get(node.inputs[index])
         scales = None if value is None else value.quantization
@@ -305,16 +308,22 @@ class Lowering:
         if not kept or value is None or value.dtype not in (np.int8, np.uint8):
             data = permute(self.floats(node, self.tensor(node.inputs[index]), "weights"))
             return self.constant(f"{node.name}/weights", data)
-        assert scales is not None and value.data is not None  # noqa: S101  # as `kept` says
-        stored = self.constant(f"{node.name}/weights", permute(value.data))
+        assert scales is not None  # noqa: S101  # as `kept` says
+        assert value.data is not None  # noqa: S101  # floats() would have refused it
+        data = permute(value.data)
+        if len(scales.scales) not in (1, data.shape[axis]):
+            self.network.fail(node, "the scales of its weights follow another axis than filters")
+        stored = self.constant(f"{node.name}/weights", data)
         pair = self._pair(scales, value.dtype, f"{node.name}/weights")
         name = self.graph.unique(f"{node.name}/weights/dequantized")
-        axis = {"axis": 0} if len(scales.scales) > 1 else {}
-        return self.graph.add("DequantizeLinear", [stored, *pair], name, **axis)
+        along = {"axis": axis} if len(scales.scales) > 1 else {}
+        return self.graph.add("DequantizeLinear", [stored, *pair], name, **along)
 
     def _pair(self, scales: Quantization, dtype: np.dtype[Any], name: str) -> tuple[str, str]:
         single = len(scales.scales) == 1
         scale, zero = scales.scales, scales.zeros.astype(dtype)
+        if not np.array_equal(zero, scales.zeros):
+            raise ValueError(f"a zero point is outside of {dtype}")
         return (
             self.constant(f"{name}/scale", scale[0].reshape(()) if single else scale),
             self.constant(f"{name}/zero", zero[0].reshape(()) if single else zero),

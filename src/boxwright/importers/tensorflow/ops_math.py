@@ -81,6 +81,10 @@ def _identity(lo: Lowering, node: Node, x: list[Tensor]) -> list[Tensor]:
     return [Tensor(x[0].shape, x[0].dtype, x[0].data, dict(x[0].names))]
 
 
+def _identities(lo: Lowering, node: Node, x: list[Tensor]) -> list[Tensor]:
+    return [_identity(lo, node, [tensor])[0] for tensor in x]
+
+
 def _cast(lo: Lowering, node: Node, x: list[Tensor]) -> list[Tensor]:
     target = np.dtype(node.attributes.get("DstT") or np.float32)
     if target.kind != "f":
@@ -256,6 +260,7 @@ OPERATIONS: dict[str, Operation] = {
     "FullyConnected": _matmul,
     "BatchMatMulV2": _matmul,
     "Cast": _cast,
+    "IdentityN": _identities,
     **dict.fromkeys(
         ("Identity", "StopGradient", "Quantize", "Dequantize", "Snapshot", "PreventGradient"),
         _identity,

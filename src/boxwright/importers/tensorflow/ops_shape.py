@@ -192,9 +192,7 @@ def _gather(lo: Lowering, node: Node, x: list[Tensor]) -> list[Tensor]:
     if not all(0 <= i < image.shape[axis] for i in index):
         lo.network.fail(node, f"it takes places outside of {image.shape[axis]}")
     shape = [*image.shape[:axis], *x[1].shape, *image.shape[axis + 1 :]]
-    places = lo.constant(
-        f"{node.name}/indices", np.array(index, np.int64).reshape(x[1].shape)
-    )
+    places = lo.constant(f"{node.name}/indices", np.array(index, np.int64).reshape(x[1].shape))
     inputs = [lo.get(image, "plain"), places]
     return [lo.emit(node, "Gather", inputs, shape, "plain", axis=axis)]
 

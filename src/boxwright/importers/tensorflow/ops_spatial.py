@@ -126,7 +126,8 @@ def _transposed(lo: Lowering, node: Node, x: list[Tensor]) -> list[Tensor]:
         for e, s, k, p, q in zip(extents, strides, window, pads[:2], pads[2:], strict=True)
     ]
     more = [height - grown[0], width - grown[1]]
-    inputs = [lo.get(image, "planes"), lo.weights(node, 1, lambda data: data.transpose(order))]
+    kernels = lo.weights(node, 1, lambda data: data.transpose(order), axis=1)
+    inputs = [lo.get(image, "planes"), kernels]
     if len(x) > 3 and not absent(x[3]):
         inputs.append(lo.constant(f"{node.name}/bias", lo.floats(node, x[3], "bias").reshape(-1)))
     shape = (image.shape[0], height, width, filters)
@@ -241,9 +242,7 @@ def _space_to_depth(lo: Lowering, node: Node, x: list[Tensor]) -> list[Tensor]:
     if channels % block**2:
         lo.network.fail(node, f"{channels} channels are no multiple of {block**2}")
     shape = (batch, height * block, width * block, channels // block**2)
-    return [
-        lo.emit(node, "DepthToSpace", planes, shape, "planes", blocksize=block, mode="DCR")
-    ]
+    return [lo.emit(node, "DepthToSpace", planes, shape, "planes", blocksize=block, mode="DCR")]
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -39,8 +39,9 @@ def numbers(name: str, value: Any) -> tuple[float, ...]:
         ImportFailedError: They are no numbers.
     """
     try:
+        words = value if isinstance(value, (list, tuple)) else str(value).split(",")
         found = []
-        for word in str(value).split(","):
+        for word in map(str, words):
             above, _, below = word.partition("/")
             found.append(float(above) / float(below or 1))
         return tuple(found)
@@ -62,8 +63,12 @@ def pixel_format(request: ImportRequest, network: Network) -> PixelFormat:
     options = request.options
     channels = str(options.get("channels", "rgb"))
     value = network.values.get(network.inputs[0])
-    given = {name: numbers(name, options[name]) for name in ("scale", "mean", "std") if name in options}
-    scale, mean, std = 1.0, (0.0,), (1.0,)
+    given = {
+        name: numbers(name, options[name]) for name in ("scale", "mean", "std") if name in options
+    }
+    scale = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     if value is not None and value.quantization is not None and value.dtype.itemsize == 1:
         if given:
             raise refusal(network.path, "its quantised input says itself how pixels are scaled")

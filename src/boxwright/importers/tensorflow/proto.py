@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 # DataType of types.proto in the order of its numbers, which text files write as names.
-_DATA_TYPES = (
-    "INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32 "
-    "BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64"
-).split()
+_DATA_TYPES = """
+    INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32
+    BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64
+"""
 # Each message: its fields as "number name type", a type with * repeated, with {} a map from
 # text to it; scalars in small letters.
 _SCHEMA = {
@@ -115,7 +115,7 @@ def _classes() -> dict[str, Any]:
         name="boxwright/tensorflow.proto", package="boxwright.tensorflow", syntax="proto3"
     )
     types = file.enum_type.add(name="DataType")
-    for number, name in enumerate(_DATA_TYPES):
+    for number, name in enumerate(_DATA_TYPES.split()):
         types.value.add(name=f"DT_{name}", number=number)
     for name, fields in _SCHEMA.items():
         record = file.message_type.add(name=name)

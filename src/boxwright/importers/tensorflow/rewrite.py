@@ -22,16 +22,16 @@ def _join_dilated(network: Network) -> None:
     """
     producers = network.producers()
     consumers: dict[str, list[Node]] = {}
-    for node in network.nodes:
-        for name in node.inputs:
-            consumers.setdefault(name, []).append(node)
+    for consumer in network.nodes:
+        for name in consumer.inputs:
+            consumers.setdefault(name, []).append(consumer)
     gone: set[int] = set()
     replaced: dict[int, Node] = {}
     for last in network.nodes:
         if last.kind != "BatchToSpaceND" or len(last.inputs) != 3:
             continue
         chain = [last]
-        node = producers.get(last.inputs[0])
+        node: Node | None = producers.get(last.inputs[0])
         while node is not None and node.kind in ("BiasAdd", "Relu", "Relu6", "Identity"):
             chain.append(node)
             node = producers.get(node.inputs[0])

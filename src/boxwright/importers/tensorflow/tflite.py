@@ -201,9 +201,7 @@ class _Reader:
                 self._name(names, i, "operation") if i != -1 else ""
                 for i in operator.numbers(1, "<i4")
             )
-            outputs = tuple(
-                self._name(names, i, "operation") for i in operator.numbers(2, "<i4")
-            )
+            outputs = tuple(self._name(names, i, "operation") for i in operator.numbers(2, "<i4"))
             # Names of TensorFlow Lite join those of all that was fused, the result's first.
             name = outputs[0].split(";")[0] if outputs else f"operation {index}"
             nodes.append(Node(kind, name, inputs, outputs, self._attributes(kind, operator)))

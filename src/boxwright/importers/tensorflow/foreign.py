@@ -24,7 +24,12 @@ from boxwright.importers.registry import ImportRequest
 from boxwright.importers.tensorflow.convert import OPERATIONS, input_size, record, source_files
 from boxwright.importers.tensorflow.lowering import Lowering, Tensor
 from boxwright.importers.tensorflow.network import Network, refusal, short
-from boxwright.importers.tensorflow.options import KNOWN, keeps_quantization, pixel_format
+from boxwright.importers.tensorflow.options import (
+    KNOWN,
+    choose_values,
+    keeps_quantization,
+    pixel_format,
+)
 from boxwright.model import Model
 
 _INPUT = "source_image"
@@ -34,6 +39,7 @@ def load_foreign(request: ImportRequest, network: Network) -> Model:
     """Convert a network of unknown end; see :meth:`TensorFlowImporter.load`."""
     if _is_classifier(request, network):
         return _load_classifier(request, network)
+    chosen = choose_values(request, network)
     size = input_size(request, network)
     form = pixel_format(request, network)
     lowering, outputs = _lower(request, network, size)
@@ -44,6 +50,9 @@ def load_foreign(request: ImportRequest, network: Network) -> Model:
         "std": ",".join(map(repr, form.std)),
     }
     options = {k: v for k, v in request.options.items() if k not in KNOWN} | inner
+    remaining = iter(outputs)
+    for key, values in chosen.items():
+        options[key] = [next(remaining) for _ in values]
     names = request.names
     if names is None and network.labels:
         names = network.labels

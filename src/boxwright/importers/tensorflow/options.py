@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,56 @@ import numpy as np
 from boxwright.errors import ImportFailedError, ModelError
 from boxwright.graph.pixels import PixelFormat
 from boxwright.importers.registry import ImportRequest
-from boxwright.importers.tensorflow.network import Network, refusal
+from boxwright.importers.tensorflow.network import Network, refusal, short
 
 KNOWN = {
+    "input": "name of the value that the image is, past a preprocessor inside of the file",
     "channels": "rgb or bgr: the order that the network was fed",
     "scale": "factor of a pixel's 0 to 255, such as 1/255",
     "mean": "taken off after that: one number, or one for each channel: 104,177,123",
     "std": "divided by after that, likewise",
     "quantization": "keep (the file's scales as Q/DQ nodes) or drop (float32 throughout)",
 }
+
+
+_ENDS = ("boxes", "scores", "objectness")
+
+
+def choose_values(request: ImportRequest, network: Network) -> dict[str, list[str]]:
+    """Begin and end a network at the values that options name, in place.
+
+    Returns:
+        For each of the options ``boxes``, ``scores`` and ``objectness`` that is there, the
+        values it names; they are the network's outputs now, in this order.
+
+    Raises:
+        ImportFailedError: The network has no such value.
+    """
+    producers = network.producers()
+    outputs = dict(zip(network.output_names, network.outputs, strict=False))
+
+    def known(name: str) -> str:
+        value = outputs.get(name, name.removesuffix(":0"))
+        if value not in producers and value not in network.values:
+            near = difflib.get_close_matches(value, [*outputs, *producers], n=3)
+            hint = f"; did you mean {', '.join(map(short, near))}?" if near else ""
+            raise refusal(network.path, f"it has no value {short(name)!r}{hint}")
+        return value
+
+    if "input" in request.options:
+        name = known(str(request.options["input"]))
+        network.inputs = [name]
+        network.nodes = [node for node in network.nodes if name not in node.outputs]
+    chosen = {}
+    for key in _ENDS:
+        given = request.options.get(key, ())
+        words = given if isinstance(given, (list, tuple)) else str(given).split(",")
+        if names := [known(str(word).strip()) for word in words]:
+            chosen[key] = names
+    if chosen:
+        network.outputs = [name for names in chosen.values() for name in names]
+        network.output_names = []
+    return chosen
 
 
 def keeps_quantization(request: ImportRequest) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 import boxwright
 from boxwright import backends
+from boxwright.boxes import iou_xyxy
 from boxwright.card import Nms
 from boxwright.importers import import_model
 from boxwright.model import Model
@@ -34,7 +35,7 @@ INTERPRETER: dict[str, list[tuple[str, float, tuple[float, float, float, float]]
         ("person", 0.586, (0.848, 0.338, 1.002, 0.798)),
     ],
 }
-SCORE, BOX = 0.05, 0.035
+SCORE, OVERLAP = 0.05, 0.8
 
 FACES = {"channels": "bgr", "mean": "104,177,123"}
 
@@ -80,7 +81,7 @@ def test_efficientdet_detects_what_the_interpreter_does(
             for other in left
             if other[0] == name
             and abs(other[1] - score) < SCORE
-            and np.abs(other[2] - np.array(box)).max() < BOX
+            and iou_xyxy(other[2][None], np.array([box], np.float32)).item() > OVERLAP
         ]
         assert len(near) == 1, (name, score, left)
 

@@ -51,6 +51,9 @@ def test_computes_what_tensorflow_computed(case: str, backend: str, expected: An
     name, key, options, tolerance = CASES[case]
     if (reason := backends.available()[backend]) is not None:
         pytest.skip(reason)
+    if backend == "openvino" and name.startswith("int8"):
+        # It moves and joins the pairs, so that it rounds elsewhere.
+        tolerance = 4 * STEP
     model = load(name, **options)
     with backends.load(model, backend=backend) as runner:
         found = runner.infer({"images": expected["images"]})

@@ -36,6 +36,8 @@ class TensorFlowImporter:
             if (path / "saved_model.pb").is_file():
                 return Recognition(Confidence.CERTAIN, "the folder holds a saved_model.pb")
             return None
+        if path.name == "saved_model.pb":
+            return Recognition(Confidence.CERTAIN, "it is called saved_model.pb")
         start = read_start(path)
         if start[4:8] == b"TFL3":
             return Recognition(Confidence.CERTAIN, "it begins as a TensorFlow Lite file does")

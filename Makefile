@@ -17,11 +17,12 @@ DEV := $(VENV)/.dev-installed
 OPENCV := opencv-python-headless>=4.10,<5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint docs clean
+.PHONY: help demo test test-slow test-gpu lint docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 	@echo "make test-slow   the tests that take minutes"
+	@echo "make test-gpu    the tests that need TensorRT and a GPU"
 	@echo "make lint        ruff and mypy only"
 	@echo "make docs        write the generated parts of docs/ again"
 	@echo "make clean       remove $(VENV), caches and the demo's files"
@@ -34,6 +35,9 @@ test: lint
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+
+test-gpu: $(DEV)
+	$(BIN)/python -m pytest -q tests/gpu $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

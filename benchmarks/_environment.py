@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+
 from boxwright.environment import describe_environment
 
 
 def heading() -> str:
     """The environment in a few lines, for the top of a benchmark's output."""
     facts = describe_environment()
-    lines = []
+    lines = [f"# date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"]
     for key, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{name} {version}" for name, version in value.items())

@@ -1,7 +1,8 @@
 """TensorRT engines beside ONNX Runtime (what they compute) and a bare loop (how fast).
 
 python benchmarks/tensorrt_engines.py A.weights [B.weights ...] --images FOLDER
-    [--annotations FILE] [--precision fp32,tf32,fp16] [--batch 1,8,32] [--level N] [--output FILE]
+    [--annotations FILE] [--precision fp32,tf32,fp16] [--batch 1,8,32] [--rounds N]
+    [--level N] [--output FILE]
 
 Needs a GPU. The cfg and ``coco.names`` of each are looked for beside its weights.
 
@@ -40,16 +41,16 @@ from boxwright.images import find_images, load_image
 from boxwright.model import Model
 from boxwright.preprocess import Preprocessor
 
-ROUNDS, SECONDS = 15, 0.4
+SECONDS = 0.4
 
 
-def measure(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds a call: for each the median of every round, the rounds in turns."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(20):
             call()
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         order = list(calls.items())
         for name, call in order if turn % 2 else reversed(order):
             times, until = [], time.perf_counter() + SECONDS / len(calls)
@@ -108,7 +109,9 @@ def ways(
     }
 
 
-def speed(plan: bytes, model: Model, files: list[Path], batches: list[int]) -> Iterator[str]:
+def speed(
+    plan: bytes, model: Model, files: list[Path], batches: list[int], rounds: int
+) -> Iterator[str]:
     yield "| batch | bare ms | ours ms | ours / bare | images/s | infer_device | host to host |"
     yield "|---|---|---|---|---|---|---|"
     library = load_library("tensorrt")
@@ -123,7 +126,7 @@ def speed(plan: bytes, model: Model, files: list[Path], batches: list[int]) -> I
             pinned = runner.empty_input(count)
             pinned[:] = images
 
-            found = measure(ways(bare.run(images), runner, given, pinned))
+            found = measure(ways(bare.run(images), runner, given, pinned), rounds)
         bare.close()
         middle = {name: statistics.median(times) for name, times in found.items()}
         ratio = statistics.median(
@@ -177,7 +180,7 @@ def page(weights: Path, given: argparse.Namespace, scratch: Path) -> Iterator[st
         yield "Against ONNX Runtime on the CPU, the same pixels:\n"
         yield from parity(model, engine, files, batches)
         yield "\nNetwork only, GPU memory to GPU memory, and the whole of `infer`:\n"
-        yield from speed(engine.plan_bytes(engine.plans[0]), model, files, batches)
+        yield from speed(engine.plan_bytes(engine.plans[0]), model, files, batches, given.rounds)
     if given.annotations:
         yield f"\n## {weights.stem}: accuracy\n"
         yield from accuracy(subjects, given.images, given.annotations)
@@ -190,6 +193,7 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path)
     parser.add_argument("--precision", default="fp32,fp16")
     parser.add_argument("--batch", default="1,8,32")
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--level", type=int, default=2)
     parser.add_argument("--output", type=Path, help="a file for the output as well")
     given = parser.parse_args()

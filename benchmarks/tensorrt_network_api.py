@@ -210,7 +210,7 @@ class Builder:
         text = engine.create_engine_inspector().get_engine_information(
             self.trt.LayerInformationFormat.JSON
         )
-        layers = json.loads(text)["Layers"]
+        layers = json.loads(text, strict=False)["Layers"]
         return [(layer["Name"], layer.get("LayerType", "?")) for layer in layers]
 
 

@@ -37,8 +37,9 @@ version it is the newest.
 LEGEND = """
 ## Findings
 
-**E** error: refused while parsing (*p*) or while building (*b*), or accepted with another
-result (*r*). **W** warning: accepted with a condition, or the sources do not say.
+**E** error: refused while parsing (*p*) or while building (*b*), accepted with another
+result (*r*), or the parser crashes (*c*). **W** warning: accepted with a condition, or the
+sources do not say.
 **N** note: accepted, worth knowing. Empty: nothing to say.
 """
 

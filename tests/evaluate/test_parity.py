@@ -308,3 +308,14 @@ def test_the_report_as_json_and_as_rows() -> None:
     rows = report.rows()
     assert [row["verdict"] for row in rows] == ["FAILED", "ok", "ok", "ok", "ok"]
     assert rows[0]["check"] == "head raw"
+
+
+def test_lower_precisions_get_wider_tolerances_in_order() -> None:
+    found = [Tolerances.of_precision(name) for name in ("fp32", "tf32", "fp16", "bf16", "int8")]
+    assert found[0] == Tolerances()
+    for field in ("head_nrmse", "output_nrmse", "box", "score", "unmatched_share"):
+        values = [getattr(item, field) for item in found]
+        assert values == sorted(values)
+        assert values[0] < values[1] == values[2] < values[3] == values[4]
+    # A box must not be both a partner and beyond the tolerance of one.
+    assert all(item.box < item.match_box and item.score < item.match_score for item in found)

@@ -124,6 +124,27 @@ def test_impossible_shapes_are_named_too() -> None:
     assert cost(_model([node], ["N", 4], {"w": (8, 4, 3, 3)})).uncounted == ("odd",)
 
 
+# What ONNX's inference, which is native code, is not to be handed.
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        (helper.make_node("Softmax", ["x"], ["y"], axis=-(2**62), name="odd"), "its axis is"),
+        (helper.make_node("Transpose", ["x"], ["y"], perm=[2**40, 0], name="odd"), "its perm is"),
+        (helper.make_node("Conv", ["x"], ["y"], name="odd"), "it has 1 inputs, and needs 2"),
+    ],
+)
+def test_damaged_graphs_are_refused_before_inference(node: onnx.NodeProto, said: str) -> None:
+    with pytest.raises(ModelError, match=f"it is damaged: {node.op_type} 'odd': {said}"):
+        cost(_model([node], ["N", 4], {}))
+
+
+def test_a_damaged_weight_is_refused_before_inference() -> None:
+    model = _model([helper.make_node("MatMul", ["x", "w"], ["y"])], ["N", 4], {"w": (4, 4)})
+    model.graph.initializer[0].dims[0] = -4
+    with pytest.raises(ModelError, match=r"damaged: 'w': its shape is \[-4, 4\]"):
+        cost(model)
+
+
 def test_a_graph_without_an_opset_is_refused() -> None:
     model = _model([helper.make_node("MatMul", ["x", "w"], ["y"])], ["N", 4], {"w": (4, 4)})
     del model.opset_import[:]

@@ -80,6 +80,46 @@ def test_a_diagnosis_changes_nothing_and_is_the_same_twice() -> None:
         assert proto == before, case.name
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[1,9] x) => (int64[1,2] i) <int64[1] k = {2}> { v, i = TopK(x, k) }",
+        "g (float[1,4] x) => (float[1,2] i) { v, i = Split<axis=1>(x) }",
+    ],
+)
+def test_outputs_that_must_be_there_and_have_no_name_are_faults(text: str) -> None:
+    proto = zoo.model(text)
+    assert is_accepted(diagnose(proto, _BY_COLUMN["rtx"]))
+    proto.graph.node[0].output[0] = ""
+    found = {f.code: f for f in diagnose(proto, _BY_COLUMN["rtx"])}
+    assert "its output 0 has no name" in found["malformed"].what
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([-1, 0, 0], np.int64),  # not two for each axis
+        (-1, np.int64),  # not a list
+        ([-1.5, -1.0], np.float32),
+        ([[-1, 0], [0, 0]], np.int64),
+    ],
+)
+def test_numbers_that_do_not_fit_have_no_cure(values: object, kind: type) -> None:
+    target = _BY_COLUMN["8.6"]
+    tensor = numpy_helper.from_array(np.array(values, kind), "p")
+    pad = zoo.model("g (float[1,4] x) => (float[a,b] y) { y = Pad(x, p) }")
+    pad.graph.initializer.append(tensor)
+    resize = zoo.model(
+        "g (float[1,4] x) => (float[a,b] y) "
+        '{ y = Resize<mode="nearest", keep_aspect_ratio_policy="not_larger">(x, , , p) }',
+        18,
+    )
+    resize.graph.initializer.append(tensor)
+    for proto, code in ((pad, "pad-negative"), (resize, "resize-aspect")):
+        found = {f.code: f for f in diagnose(proto, target)}
+        assert found[code].cure is None
+
+
 def test_errors_come_first_and_name_their_node() -> None:
     proto = zoo.model(
         "g (float[1,4,8,8] x) => (float[1,4,8,8] y) "

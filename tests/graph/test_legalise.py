@@ -32,7 +32,8 @@ TRIED: dict[str, tuple[str, ...]] = {
     "sort": ("not in order",),
     "names": ("odd names",),
     "outputs": (),  # what has no output cannot be run: a test of its own
-    "empty-outputs": ("optional output left out", "max pool unused indices"),
+    "empty-outputs": ("optional output left out", "max pool unused indices",
+                      "empty indices"),
     "shapes": ("output without type",),
     "constant-if": ("if constant",),
     "fix-shapes": ("dynamic sides", "dynamic reshape"),
@@ -42,8 +43,10 @@ TRIED: dict[str, tuple[str, ...]] = {
     "scatter": ("scatter",),
     "resize-antialias": ("resize antialias off up",),
     "resize-coordinates": ("resize crop", "resize symmetric"),
+    "resize-aspect": ("resize not larger", "resize not smaller"),
     "resize-axes": ("resize axes",),
     "pad-axes": ("pad axes",),
+    "pad-negative": ("pad negative", "pad mixed signs"),
     "pad-wrap": ("pad wrap",),
     "pool-dilation": ("dilated max pool", "dilated max pool padded"),
     "einsum": ("einsum ellipsis",),
@@ -51,10 +54,11 @@ TRIED: dict[str, tuple[str, ...]] = {
                          "conv transpose output shape"),
     "uint8": ("uint8 inside", "uint8 reshape"),
     "float-bias": ("dequantize int32",),
+    "zero-points": ("quantize no zero point", "dequantize no zero point"),
     "signed-quantisation": ("quantize uint8 zero point",),
     "double": ("double", "double inside"),
     "int32": ("int64 indices", "slice to the end", "gather negative"),
-    "constants": ("constant node", "constant node ints"),
+    "constants": ("constant node", "constant node ints", "constant node int"),
     "no-ops": ("identity and dropout",),
     "cast-chains": ("cast chain",),
     "batchnorm": ("conv then batch normalization",),
@@ -247,6 +251,14 @@ def test_a_pass_that_changes_results_is_caught(
     monkeypatch.setitem(operators._FORMULAS, ("", "Mish"), wrong)
     with pytest.raises(ModelError, match=r"the pass 'decompose' changes what .* computes"):
         cure(CASES["mish"].make(), find_target("tensorrt@8.6"))
+
+
+def test_outputs_that_must_be_there_are_named_not_taken_off() -> None:
+    proto = zoo.model("g (float[1,4] x) => (float[1,2] y) { y, z = Split<axis=1>(x) }")
+    proto.graph.node[0].output[1] = ""
+    cured, _ = PASSES["empty-outputs"](proto)
+    assert len(cured.graph.node[0].output) == 2  # with one it would not split
+    assert all(cured.graph.node[0].output)
 
 
 def test_circles_cannot_be_sorted() -> None:

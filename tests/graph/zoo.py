@@ -89,6 +89,7 @@ resize antialias | resize-antialias | 18 | g (float[1,4,8,8] x) => (float[1,4,4,
 resize antialias off up | resize-antialias | 18 | g (float[1,4,8,8] x) => (float[1,4,16,16] y) <float[4] s = {1,1,2,2}> { y = Resize<mode="linear", antialias=1>(x, , s) }
 resize axes | resize-axes | 18 | g (float[1,4,8,8] x) => (float[1,4,16,16] y) <float[2] s = {2,2}> { y = Resize<mode="linear", axes=[2,3]>(x, , s) }
 resize not larger | resize-aspect | 18 | g (float[1,4,8,8] x) => (float[1,4,12,12] y) <int64[2] s = {12,16}> { y = Resize<mode="linear", axes=[2,3], keep_aspect_ratio_policy="not_larger">(x, , , s) }
+resize not smaller | resize-aspect | 18 | g (float[1,4,8,6] x) => (float[1,4,16,12] y) <int64[4] s = {1,4,12,12}> { y = Resize<mode="nearest", keep_aspect_ratio_policy="not_smaller", axes=[0,1,2,3]>(x, , , s) }
 resize computed sizes | dynamic-shape | 13 | g (float[1,4,8,8] x, float[1,4,H,W] z) => (float[1,4,h,w] y) { s = Shape(z) y = Resize<mode="nearest">(x, , , s) }
 resize input scales | resize-computed | 13 | g (float[1,4,8,8] x, float[4] s) => (float[a,b,h,w] y) { y = Resize<mode="nearest">(x, , s) }
 
@@ -133,7 +134,7 @@ max pool indices | pool-indices | 13 | g (float[1,4,8,8] x) => (float[1,4,4,4] y
 max pool 1d | | 13 | g (float[1,4,8] x) => (float[1,4,4] y) { y = MaxPool<kernel_shape=[2], strides=[2]>(x) }
 max pool ceil | | 13 | g (float[1,4,9,9] x) => (float[1,4,5,5] y) { y = MaxPool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(x) }
 
-non zero | data-dependent | 13 | g (float[4,8] x) => (int64[2,n] y) { y = NonZero(x) }
+non zero | plugin-missing | 13 | g (float[4,8] x) => (int64[2,n] y) { y = NonZero(x) }
 non max suppression | data-dependent | 13 | g (float[1,20,4] b, float[1,3,20] s) => (int64[n,3] y) <int64[1] m = {5}, float[1] t = {0.5}, float[1] c = {0.1}> { y = NonMaxSuppression(b, s, m, t, c) }
 scatter nd | | 13 | g (float[4,4] x, float[2,4] u) => (float[4,4] y) <int64[2,1] i = {1,3}> { y = ScatterND(x, i, u) }
 scatter nd add | scatter-reduction | 16 | g (float[4,4] x, float[2,4] u) => (float[4,4] y) <int64[2,1] i = {1,3}> { y = ScatterND<reduction="add">(x, i, u) }
@@ -161,13 +162,14 @@ identity and dropout | no-op | 13 | g (float[1,4,8,8] x) => (float[1,4,8,8] y) {
 dropout mask | no-op | 13 | g (float[1,4] x) => (float[1,4] y, bool[1,4] m) { a = Relu(x) y, m = Dropout(a) }
 dropout training | dropout-training | 13 | g (float[1,4] x) => (float[1,4] y) <float r = {0.5}, bool t = {1}> { y = Dropout(x, r, t) }
 constant node | constant-node | 13 | g (float[1,4] x) => (float[1,4] y) { c = Constant<value = float {2.0}>() y = Mul(x, c) }
-constant node ints | constant-node | 13 | g (float[1,4] x) => (float[2,2] y) { c = Constant<value_ints = [2,2]>() y = Reshape(x, c) }
+constant node ints | constant-integers | 13 | g (float[1,4] x) => (float[2,2] y) { c = Constant<value_ints = [2,2]>() y = Reshape(x, c) }
+constant node int | constant-integer | 13 | g (float[1,4] x) => (float[1] y) { c = Constant<value_int = 2>() y = Gather<axis=1>(x, c) }
 batch normalization | | 13 | g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2] s = {1,2}, float[2] b = {0.1,0.2}, float[2] m = {0.1,0.2}, float[2] v = {1,2}> { y = BatchNormalization(x, s, b, m, v) }
 batch normalization training | training | 15 | g (float[1,2,4,4] x) => (float[1,2,4,4] y, float[2] rm, float[2] rv) <float[2] s = {1,2}, float[2] b = {0.1,0.2}, float[2] m = {0.1,0.2}, float[2] v = {1,2}> { y, rm, rv = BatchNormalization<training_mode=1>(x, s, b, m, v) }
 batch normalization old training | training | 9 | g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2] s = {1,2}, float[2] b = {0.1,0.2}, float[2] m = {0.1,0.2}, float[2] v = {1,2}> { y, rm, rv, sm, sv = BatchNormalization(x, s, b, m, v) }
 
 if | control-flow | 13 | g (float[1,4] x, bool c) => (float[1,4] y) { y = If(c) <then_branch = t () => (float[1,4] yt) { yt = Relu(x) }, else_branch = e () => (float[1,4] ye) { ye = Neg(x) }> }
-if shapes | control-flow | 13 | g (float[1,4] x, bool c) => (float[n,4] y) { y = If(c) <then_branch = t () => (float[1,4] yt) { yt = Relu(x) }, else_branch = e () => (float[2,4] ye) { ye = Concat<axis=0>(x, x) }> }
+if shapes | control-flow-shape | 13 | g (float[1,4] x, bool c) => (float[n,4] y) { y = If(c) <then_branch = t () => (float[1,4] yt) { yt = Relu(x) }, else_branch = e () => (float[2,4] ye) { ye = Concat<axis=0>(x, x) }> }
 if ranks | control-flow-rank | 13 | g (float[1,4] x, bool c) => (float y) { y = If(c) <then_branch = t () => (float[1,4] yt) { yt = Relu(x) }, else_branch = e () => (float[4] ye) { ye = Squeeze(x) }> }
 loop | control-flow | 13 | g (float[1,4] x) => (float[1,4] y) <int64 n = {3}, bool c = {1}> { y = Loop(n, c, x) <body = b (int64 i, bool ci, float[1,4] v) => (bool co, float[1,4] vo) { co = Identity(ci) vo = Relu(v) }> }
 scan | control-flow | 13 | g (float[1] s, float[3,1] x) => (float[1] t, float[3,1] y) { t, y = Scan<num_scan_inputs=1, body = b (float[1] si, float[1] xi) => (float[1] so, float[1] yo) { so = Add(si, xi) yo = Identity(so) }>(s, x) }
@@ -177,6 +179,7 @@ quantize zero point | zero-point | 13 | g (float[1,4] x) => (float[1,4] y) <floa
 quantize uint8 zero point | zero-point-128 | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}, uint8 z = {128}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
 quantize | | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}, int8 z = {0}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
 quantize no zero point | quantized-no-zero-point | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}> { a = QuantizeLinear(x, s) y = DequantizeLinear(a, s) }
+dequantize no zero point | dequantized-no-zero-point | 13 | g (int8[1,4] x) => (float[1,4] y) <float s = {0.1}> { y = DequantizeLinear(x, s) }
 quantize zero scale | quantized-scale | 13 | g (float[1,4] x) => (float[1,4] y) <float s = {0.0}, int8 z = {0}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
 dequantize int32 | quantized-int32 | 13 | g (float[1,4] x) => (float[1,4] y) <int32[4] b = {10,-20,30,40}, float s = {0.1}, int32 z = {0}> { d = DequantizeLinear(b, s, z) y = Add(x, d) }
 dynamic quantize | qoperator | 13 | g (float[1,4] x) => (uint8[1,4] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear(x) }
@@ -186,12 +189,13 @@ top k 10 | | 10 | g (float[1,100] x) => (float[1,10] v, int64[1,10] i) <int64[1]
 upsample 11 | upsample-removed | 11 | g (float[1,4,8,8] x) => (float[1,4,16,16] y) <float[4] s = {1,1,2,2}> { y = Upsample<mode="nearest">(x, s) }
 float range | range-computed | 13 | g (float a, float b, float c) => (float[n] y) { y = Range(a, b, c) }
 eye like dynamic | eyelike-dynamic | 13 | g (float[N,M] x) => (float[N,M] y) { y = EyeLike(x) }
-roi align | plugin-missing | 16 | g (float[1,1,8,8] x, float[1,4] r, int64[1] b) => (float[1,1,1,1] y) { y = RoiAlign(x, r, b) }
+roi align | roi-align | 16 | g (float[1,1,8,8] x, float[1,4] r, int64[1] b) => (float[1,1,1,1] y) { y = RoiAlign(x, r, b) }
 uint8 reshape | uint8-inside | 13 | g (uint8[4] x) => (float[2,2] y) <int64[2] s = {2,2}> { a = Reshape(x, s) y = Cast<to=1>(a) }
 uint8 multiplied | uint8-arithmetic | 14 | g (uint8[4] x) => (uint8[4] y) { y = Mul(x, x) }
 int8 input | | 13 | g (int8[4] x) => (float[4] y) { y = Cast<to=1>(x) }
 layer normalization statistics | extra-outputs | 17 | g (float[1,4,8] x) => (float[1,4,8] y, float[1,4,1] m) <float[8] s = {1,2,3,4,5,6,7,8}> { y, m = LayerNormalization<axis=-1>(x, s) }
 batch normalization unused outputs | training | 9 | g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2] s = {1,2}, float[2] b = {0.1,0.2}, float[2] m = {0.1,0.2}, float[2] v = {1,2}> { y, rm, rv, sm, sv = BatchNormalization(x, s, b, m, v) }
+empty indices | empty-outputs-counted | 13 | g (float[1,4,8,8] x) => (float[1,4,4,4] y) { y, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) }
 max pool unused indices | unused-outputs | 13 | g (float[1,4,8,8] x) => (float[1,4,4,4] y) { y, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) }
 pool of four dimensions | window-rank | 13 | g (float[1,3,4,4,4,4] x) => (float[1,3,3,3,3,3] y) { y = AveragePool<kernel_shape=[2,2,2,2]>(x) }
 quantize int16 | quantized-wide | 21 | g (float[1,4] x) => (float[1,4] y) <float s = {0.1}, int16 z = {0}> { a = QuantizeLinear(x, s, z) y = DequantizeLinear(a, s, z) }
@@ -235,8 +239,12 @@ def _texts() -> Iterator[Case]:
     for line in (_TEXTS + _WEIGHTED).splitlines():
         if line.strip():
             name, code, opset, body = (part.strip() for part in line.split("|", 3))
-            yield Case(name, code, _of_text(int(opset), body))
+            case = Case(name, code, _of_text(int(opset), body))
+            yield _left_out(case, _LEFT_OUT[name]) if name in _LEFT_OUT else case
 
+
+# ONNX's text form has no outputs without a name.
+_LEFT_OUT = {"empty indices": 1}
 
 _RELU = "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { a = Relu(x) y = Neg(a) }"
 
@@ -292,6 +300,17 @@ def _optional_output_left_out() -> onnx.ModelProto:
     proto = model("g (float[1,4] x) => (float[1,4] y) { a = Relu(x) y, m = Dropout(a) }")
     proto.graph.node[1].output[1] = ""
     return proto
+
+
+def _left_out(case: Case, at: int) -> Case:
+    """The same graph, with an output of its node left without a name."""
+
+    def make() -> onnx.ModelProto:
+        proto = case.make()
+        proto.graph.node[0].output[at] = ""
+        return proto
+
+    return Case(case.name, case.code, make)
 
 
 def _output_is_input() -> onnx.ModelProto:

@@ -55,14 +55,10 @@ class Export:
         bias = self.random.normal(0, 0.3, channels)
         # Rounded up at the edge, as backbones do.
         rows, columns = GRIDS[stride]
-        pads = [
-            0,
-            0,
-            (rows - 1) * stride + kernel - SIZE[0],
-            (columns - 1) * stride + kernel - SIZE[1],
-        ]
-        pads = [max(pad, 0) for pad in pads]
-        centred = self.op("Sub", self.image, self.constant(0.3))
+        reach = ((rows - 1) * stride + kernel, (columns - 1) * stride + kernel)
+        pads = [0, 0, max(reach[0] - SIZE[0], 0), max(reach[1] - SIZE[1], 0)]
+        scaled = self.op("Mul", self.image, self.constant(self.pixel))
+        centred = self.op("Sub", scaled, self.constant(0.3))
         return self.op(
             *("Conv", centred, self.constant(weights), self.constant(bias)),
             kernel_shape=[kernel, kernel],

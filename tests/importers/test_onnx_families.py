@@ -25,15 +25,15 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 def unit(image: Array) -> Array:
-    return image / 255
+    return np.asarray(image / 255)
 
 
 def imagenet(image: Array) -> Array:
-    return (image / 255 - MEAN) / STD
+    return np.asarray((image / 255 - MEAN) / STD)
 
 
 def bgr(image: Array) -> Array:
-    return image[..., ::-1].astype(np.float64)
+    return np.asarray(image[..., ::-1], np.float64)
 
 
 def raw(path: Path, fed: Any, outputs: list[str] | None = None) -> list[list[Array]]:
@@ -385,16 +385,16 @@ def test_queries(tmp_path: Path, family: str) -> None:
     assert model.card.nms.kind == "none"
     assert model.card.resize == "stretch"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    boxes, scores = [], []
+    found, scores = [], []
     for image in IMAGES:
         pixels = (imagenet if extra else unit)(image).transpose(2, 0, 1)[None].astype(np.float32)
         feed = {"pixel_values": pixels}
         if extra:
             feed["pixel_mask"] = np.ones((1, *SIZE), np.int64)
         logits, box = (np.asarray(v)[0] for v in session.run(None, feed))
-        boxes.append(corners(box.astype(float) * [96, 64, 96, 64]))
+        found.append(corners(box.astype(float) * [96, 64, 96, 64]))
         scores.append(softmax(logits)[:, :-1] if extra else sigmoid(logits))
-    same(path, model, boxes, scores)
+    same(path, model, found, scores)
 
 
 def test_rtdetr_of_ultralytics(tmp_path: Path) -> None:

@@ -52,10 +52,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--cfg", type=_PATH, help="Network description, where --against is weights.")
 @click.option(
     "--tolerance",
-    type=click.Choice(["trained", "random", "opencv"]),
-    default="trained",
+    type=click.Choice(["auto", "trained", "random", "opencv"]),
+    default="auto",
     show_default=True,
-    help="How much difference to accept: for trained or random weights, or OpenCV's rounding.",
+    help="How much difference to accept: what SUBJECT's precision explains (auto); or as for "
+    "trained float32 weights, for random weights, for OpenCV's rounding.",
 )
 @click.option("--backend", help="Backend that runs SUBJECT.  [default: the engine's own]")
 @click.option(
@@ -108,11 +109,12 @@ def command(
 
     if max_drop is not None and annotations is None:
         raise click.UsageError("--max-drop needs --annotations")
-    tolerances = {
+    known = {
         "trained": parity.Tolerances,
         "random": parity.Tolerances.random_weights,
         "opencv": parity.Tolerances.opencv,
-    }[tolerance]()
+    }
+    tolerances = None if tolerance == "auto" else known[tolerance]()
     with progress(settings) as report:
         result = verify(
             Request(

@@ -48,7 +48,9 @@ class PinnedPool:
 
     def __init__(self, resource: Any) -> None:
         self._resource = resource
-        self._lock = threading.Lock()
+        # The garbage collector may give an array back while one is being handed out, in the
+        # same thread: that must not wait for itself.
+        self._lock = threading.RLock()
         self._free: defaultdict[int, list[Any]] = defaultdict(list)
         self._kept = 0
         self._lent = 0
@@ -56,7 +58,8 @@ class PinnedPool:
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of page-locked memory; its content is whatever was there.
 
-        Where very much is in use already, it is an ordinary array.
+        Where very much is in use already, or the system locks no more, it is an ordinary
+        array.
         """
         nbytes = max(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, 1)
         # Powers of two, so that a batch of 7 uses what a batch of 8 has left.
@@ -69,7 +72,12 @@ class PinnedPool:
             if buffer is not None:
                 self._kept -= size
         if buffer is None:
-            buffer = self._resource.allocate(size)
+            try:
+                buffer = self._resource.allocate(size)
+            except Exception:  # cuda-core's CUDAError is not public
+                with self._lock:
+                    self._lent -= size
+                return np.empty(shape, dtype)
         return np.asarray(_Lease(self, buffer, size, shape, dtype))
 
     def holds(self, array: NDArray[Any]) -> bool:

@@ -166,7 +166,7 @@ class Stream:
             where = f"on GPU {found.device_id}" if found.is_device_accessible else "on the host"
             raise InputError(f"expected an array on GPU {self.gpu.index}, got one {where}")
         shape, dtype = tuple(found.shape), np.dtype(found.dtype)
-        if found.strides is not None and tuple(found.strides) != _dense_strides(shape):
+        if found.strides is not None and not _is_dense(shape, tuple(found.strides)):
             raise InputError("expected a contiguous array in GPU memory, got one with gaps")
         return DeviceArray(int(found.ptr), dtype, shape, (value, found))
 
@@ -174,7 +174,9 @@ class Stream:
         """Give back what the stream holds; harmless when called twice."""
         if not self._stream.is_closed:
             self.use()
-            self.synchronize()
+            # A failure on the GPU was, or is, told by the call that waits for results.
+            with contextlib.suppress(BackendUnavailableError):
+                self.synchronize()
             self._stream.close()
 
 
@@ -190,9 +192,16 @@ class Graph:
         self._graph.launch(self._stream)
 
 
-def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides in elements of a C-ordered array."""
-    strides = [1]
-    for extent in reversed(shape[1:]):
-        strides.append(strides[-1] * extent)
-    return tuple(reversed(strides))[-len(shape) :] if shape else ()
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether strides in elements are those of a C-ordered array.
+
+    Where an extent is 1 its stride leads nowhere, and older PyTorch writes 1 there.
+    """
+    if 0 in shape:
+        return True
+    wanted = 1
+    for extent, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if extent != 1 and stride != wanted:
+            return False
+        wanted *= extent
+    return True

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from boxwright import backends
 from boxwright.evaluate.consistency import ConsistencyCheck, check_consistency, noise_images
 from boxwright.evaluate.parity import compare
+from boxwright.evaluate.tolerances import Tolerances
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from boxwright.engine import Engine
     from boxwright.evaluate.parity_report import ParityReport
     from boxwright.evaluate.subject import Comparable
-    from boxwright.evaluate.tolerances import Tolerances
 
 Pixels = NDArray[np.uint8]
 
@@ -70,7 +70,8 @@ def prove(
         subject: What is to be proven.
         reference: See :func:`boxwright.evaluate.parity.compare`.
         pixels: uint8 ``(N, H, W, 3)`` at network size; ``None`` for those of a dump.
-        tolerances: How much difference to accept.
+        tolerances: How much difference to accept; by default what the subject's precision
+            explains.
         backend: Backend the subject runs on.
         reference_backend: Backend the reference runs on, where it is a model.
         device: Device the subject runs on.
@@ -80,6 +81,8 @@ def prove(
     Raises:
         InputError: The pixels do not fit, or a file cannot be read.
     """
+    if tolerances is None:
+        tolerances = Tolerances.of_precision(precision_of(subject, backend, device))
     report = compare(
         subject,
         reference,
@@ -113,12 +116,22 @@ def consistency_of(
 
 
 def precision_of(subject: Engine | Model, backend: str | None = None, device: str = "auto") -> str:
-    """The precision of the engine's build that runs here; a bare model's is fp32."""
+    """What the engine's build that runs here computes in; a bare model's is fp32.
+
+    ``tf32`` and ``bf16`` beside the precisions there are to ask for: a runtime may have been
+    told to compute a float32 graph so.
+    """
     if isinstance(subject, Model):
         return "fp32"
+    from boxwright.backends import registry
+    from boxwright.backends.plans import Fingerprint
     from boxwright.backends.selection import choose
 
-    return choose(subject, backend, device=device).spec.precision
+    choice = choose(subject, backend, device=device)
+    plan = choice.plan or registry.get(choice.backend).fingerprint(choice.spec)
+    built = Fingerprint.parse(plan)
+    computes = "" if built is None else built.precision.partition("+")[2]
+    return computes or choice.spec.precision
 
 
 def pixels_digest(pixels: Pixels | None) -> str | None:

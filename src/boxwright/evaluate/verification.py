@@ -39,7 +39,8 @@ class Request:
         images: Files, folders and patterns.
         limit: How many images to compare tensor by tensor.
         cfg: Network description, where `against` is Darknet weights.
-        tolerances: How much difference to accept.
+        tolerances: How much difference to accept; ``None`` for what the subject's precision
+            explains.
         backend: Backend that runs the subject.
         annotations: Labels, for the difference in AP.
         output: Folder for pictures and evaluations.
@@ -55,7 +56,7 @@ class Request:
     images: tuple[str, ...]
     limit: int
     cfg: Path | None
-    tolerances: Tolerances
+    tolerances: Tolerances | None
     backend: str | None
     annotations: Path | None
     output: Path | None

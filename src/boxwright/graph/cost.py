@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from boxwright.errors import ModelError
+from boxwright.graph.view import View
 
 if TYPE_CHECKING:
     import onnx
@@ -91,8 +92,12 @@ def cost(proto: onnx.ModelProto, batch: int = 1) -> ModelCost:
         batch: The extent to give the free leading dimension of the inputs.
 
     Raises:
-        ModelError: Shape inference refuses the graph.
+        ModelError: Shape inference refuses the graph, or the graph is damaged in a way that
+            inference is not to be trusted with.
     """
+    fault = View(proto).fault
+    if fault is not None:
+        raise ModelError(f"the model's shapes cannot be inferred, for it is damaged: {fault}")
     shapes = _infer_shapes(proto, batch)
     parameters = _trained(proto)
     layers = []

@@ -30,7 +30,8 @@ class Finding:
     Attributes:
         severity: ``error``: refused, or something else is computed. ``warning``: accepted
             with a condition, or the sources do not say. ``note``: accepted, worth knowing.
-        stage: Where an error shows: while parsing, while building, or in the result alone.
+        stage: Where an error shows: while parsing (``parse``), while building (``build``), in
+            the result alone (``result``), or as the end of the process (``crash``).
         code: The rule, by its name in the reference.
         node: The node's name; ``""`` where it is about the whole graph.
         operator: The node's operator; ``""`` likewise.

@@ -12,12 +12,14 @@ word     meaning
 ``Ep``   an error: refused while parsing
 ``Eb``   an error: parsed, refused while building
 ``Er``   an error: accepted, and something else is computed
+``Ec``   an error: the parser crashes on it, and takes the process with it
 =======  ==========================================================================
 
 Where the runtime could be run (TensorRT-RTX, ONNX Runtime, OpenVINO) the words are what it
-did with the graphs of ``tests/graph/zoo.py``; a test repeats that. For TensorRT they come
-from the documents that :mod:`boxwright.graph.operators` names, and
-``benchmarks/graph_doctor_truth.py`` asks a real one.
+did with the graphs of ``tests/graph/zoo.py``; a test repeats that. For TensorRT 8.6 they are
+what a real one did while parsing those graphs, asked by
+``benchmarks/graph_doctor_truth.py``; building was not asked. For 10 and 11 they come from
+the documents that :mod:`boxwright.graph.operators` names.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
     from boxwright.graph.targets import Column
 
 Severity = Literal["error", "warning", "note"]
-Stage = Literal["parse", "build", "result"]
+Stage = Literal["parse", "build", "result", "crash"]
 
 _SEVERITIES: dict[str, Severity] = {"E": "error", "W": "warning", "N": "note"}
-_STAGES: dict[str, Stage] = {"p": "parse", "b": "build", "r": "result"}
+_STAGES: dict[str, Stage] = {"p": "parse", "b": "build", "r": "result", "c": "crash"}
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ _ROWS = (
           "values kept in other files that are not there",
           "the values cannot be read", None,
           "put the files beside the model, under the names it gives"),
-    _rule("functions", "W N N N N N Ep Ep Ep", "model-local functions",
-          "older parsers skip them", "inline"),
+    _rule("functions", "Ep N N N N N Ep Ep Ep", "model-local functions",
+          "TensorRT 8.6 takes them for plugins", "inline"),
     # --- structure ------------------------------------------------------------------
     _rule("malformed", "Ep Ep Ep Ep Ep Ep Ep Ep Ep",
           "a node or tensor that breaks its own definition", "it means nothing", None,
@@ -115,7 +117,7 @@ _ROWS = (
           "layers cannot be told apart by their names", "names"),
     _rule("odd-names", "N N N N N N N N N", "names with characters that tools stumble over",
           "logs, plugins and file names are made of them", "names"),
-    _rule("output-not-produced", "Ep Ep Ep Ep Ep Ep Ep Ep Ep",
+    _rule("output-not-produced", "Ec Ep Ep Ep Ep Ep Ep Ep Ep",
           "an output that no node produces", "there is nothing to give out", "outputs",
           "export again; the graph was cut at the wrong place"),
     _rule("no-outputs", "Eb Eb Eb Eb Eb N N N N", "a graph without outputs",
@@ -124,8 +126,11 @@ _ROWS = (
           "the parser needs the type", "shapes"),
     _rule("output-is-input", "N N N N N - N N N", "an input that is an output too",
           "nothing is computed for it"),
-    _rule("empty-outputs", "Ep Ep Ep Ep Ep - - - -", "outputs left out by an empty name",
-          "the parser counts them", "empty-outputs"),
+    _rule("empty-outputs", "N Ep Ep Ep Ep - - - -", "outputs left out by an empty name",
+          "the parser wants a name for each that it makes", "empty-outputs"),
+    _rule("empty-outputs-counted", "Ep W W W - - - - -",
+          "outputs left out by an empty name, of a node that gives one here",
+          "TensorRT 8.6 counts them, and makes fewer", "empty-outputs"),
     _rule("unused-outputs", "Ep Ep Ep Ep Ep - W W -",
           "outputs of a node that the target does not make, and nobody reads",
           "the parser refuses the node for having them", "empty-outputs"),
@@ -136,6 +141,12 @@ _ROWS = (
           "no-ops"),
     _rule("constant-node", "N N N N N N N N N", "Constant nodes",
           "older tools find weights and shapes among the initializers only", "constants"),
+    _rule("constant-integers", "Ep - - - - - - - -", "Constant nodes with value_ints",
+          "the parser reads them as floats, of which there are none", "constants",
+          "export again with the values as initializers"),
+    _rule("constant-integer", "Er - - - - - - - -", "Constant nodes with value_int",
+          "the parser reads it as a float, and so as 0", "constants",
+          "export again with the value as an initializer"),
     _rule("foldable-batchnorm", "N N N N N N N N N",
           "batch normalisation that its convolution can take in",
           "one multiplication less per value, and one place less for quantisers to stop at",
@@ -206,24 +217,26 @@ _ROWS = (
     _rule("resize-axes", "Ep W W - - - Ep - -", "Resize with axes",
           "scales and sizes are expected for every axis", "resize-axes"),
     _rule("resize-aspect", "Er Ep Ep Ep Ep - Ep - -", "Resize that keeps the aspect ratio",
-          "sizes are taken as they stand", None, "export with the sizes that come out"),
+          "sizes are taken as they stand", "resize-aspect", "export with the sizes that come out"),
     _rule("resize-computed", "Ep Ep Ep Ep Ep - - - -", "Resize with scales from the inputs",
           "scales must follow from shapes and constants", None,
           "export with constant scales, or with sizes"),
     _rule("pad-attribute", "N N N N N N N N N", "Pad of opset 10 or older", "an old form", "opset"),
-    _rule("pad-negative", "N N N N - - - - -", "Pad that cuts off",
-          "not said in the documents; TensorRT-RTX takes it"),
+    _rule("pad-negative", "Ep N N N - - - - -", "Pad that cuts off",
+          "8.6 refuses it; the documents of 10 do not say, and TensorRT-RTX takes it",
+          "pad-negative", "export with Slice for what is cut off"),
     _rule("pad-mode", "Ep - - - - - Ep Ep Ep", "Pad with wrap", "the target has no such mode",
           "pad-wrap", "export with reflect or edge"),
-    _rule("pad-axes", "Er W - - - - Ep Ep -", "Pad with axes",
-          "pads are expected for every axis", "pad-axes"),
+    _rule("pad-axes", "Ep W - - - - Ep Ep -", "Pad with axes",
+          "pads are expected for every axis", "pad-axes",
+          "export with pads for every axis"),
     _rule("pad-computed", "W N N N N - - - -", "Pad by computed amounts",
           "the shape is known at run time only", None, "export with constant pads"),
     _rule("topk-large", "Eb Eb Eb Eb Eb - - - -", "TopK with K above 3840",
           "3840 is the most that TensorRT takes", None,
           "ask for at most 3840, or select after the model"),
-    _rule("pool-dilation", "Er Ep Ep Ep Ep - - - -", "dilated pooling",
-          "it is refused, or the dilation is left out", "pool-dilation",
+    _rule("pool-dilation", "Ep Ep Ep Ep Ep - - - -", "dilated pooling",
+          "pooling has no dilation here", "pool-dilation",
           "export with pooling that is not dilated"),
     _rule("pool-indices", "Ep Ep Ep Ep Ep - - - -", "MaxPool that also gives indices",
           "only the maxima are converted", None, _OPEN_AGAIN),
@@ -239,20 +252,26 @@ _ROWS = (
     _rule("plugin-missing", "- - - - Ep - - - -",
           "NonZero and RoiAlign for TensorRT-RTX", "its plugin is not part of the runtime", None,
           _OPEN_AGAIN),
+    _rule("roi-align", "Ep - - - - - - - -", "RoiAlign for TensorRT 8.6",
+          "its plugin is in libnvinfer_vc_plugin.so.8, which pip's TensorRT 8.6 came without", None,
+          "export again without it, or install that library from NVIDIA's other packages"),
     _rule("scatter-reduction", "Er Ep Ep Ep Ep - Ep Ep -", "ScatterND with a reduction",
           "values are set, not combined, or the node is refused", None,
           "export without scatter_add, for example through index_select and sums"),
     _rule("scatter-elements-reduction", "Er - - - Ep - - - -",
           "ScatterElements with a reduction", "it needs a plugin, or is left out", None,
           "export without scatter_add, for example through index_select and sums"),
-    _rule("grid-sample-rank", "Ep Ep Ep W - - Ep Ep Ep", "GridSample of volumes",
+    _rule("grid-sample-rank", "Ec Ep Ep W - - Ep Ep Ep", "GridSample of volumes",
           "images only are documented", None, "sample slice by slice"),
     _rule("einsum", "Ep - - - - - Ep - -", "Einsum with an ellipsis or a diagonal",
           "the target multiplies plain matrices", "einsum", "export with MatMul and Transpose"),
     _rule("control-flow", "W W W N N - - - -", "If, Loop and Scan",
           "branches must agree in shape, and little is fused across them", None,
           "export with the branch that is taken, or the loop unrolled"),
-    _rule("control-flow-rank", "Eb Eb Eb Eb Eb - Eb Eb Eb", "If with branches of different ranks",
+    _rule("control-flow-shape", "Ep W W - - - - - -", "If with branches of different shapes",
+          "both branches must give the same shape", None,
+          "export with the branch that is taken"),
+    _rule("control-flow-rank", "Ep Eb Eb Eb Eb - Eb Eb Eb", "If with branches of different ranks",
           "the rank of a tensor must be known", None,
           "export with the branch that is taken"),
     _rule("constant-if", "W W W N N N N N N", "If with a constant condition",
@@ -266,7 +285,7 @@ _ROWS = (
           "the axis must be constant", None, "export with a constant axis"),
     _rule("eyelike-dynamic", "Ep Ep Ep Ep Ep - - - -", "EyeLike of a dynamic shape",
           "the shape must be known", None, "export with fixed shapes"),
-    _rule("range-computed", "W W W W Ep - - - -", "Range of floats from the inputs",
+    _rule("range-computed", "Ep W W W Ep - - - -", "Range of floats from the inputs",
           "its length is not known from shapes", None, "export with constant bounds"),
     _rule("training", "Ep Ep Ep Ep Ep N Ep Ep W", "batch normalisation in training mode",
           "it would normalise by the batch at hand", None,
@@ -296,8 +315,12 @@ _ROWS = (
           "signed-quantisation", _REQUANTISE),
     _rule("quantized-uint8", "W W W W W - W - -", "uint8 with zero point 0",
           "it is taken as int8, so values above 127 may be clipped", None, _REQUANTISE),
-    _rule("quantized-no-zero-point", "- - - - - - Ep - -", "QuantizeLinear without a zero point",
-          "OpenVINO 2024 misreads its shape", None, _REQUANTISE),
+    _rule("quantized-no-zero-point", "Ep - - - - - Ep - -", "QuantizeLinear without a zero point",
+          "TensorRT 8.6 reads it all the same, and OpenVINO 2024 misreads its shape",
+          "zero-points", _REQUANTISE),
+    _rule("dequantized-no-zero-point", "Ep - - - - - - - -",
+          "DequantizeLinear without a zero point", "TensorRT 8.6 reads it all the same",
+          "zero-points", _REQUANTISE),
     _rule("quantized-scale", "Ep Ep Ep Ep Ep W W W W", "a scale that is not above 0",
           "it leaves nothing of the values", None, _REQUANTISE),
     _rule("quantized-int32", "Ep Ep Ep Ep Ep - - - -", "a bias kept as int32",

@@ -132,7 +132,7 @@ def _tensorrt(
 def _all() -> Iterable[Target]:
     changelog = "onnx-tensorrt changelog"
     # No opset is refused by its number; below 9 nothing is promised.
-    yield _tensorrt((8, 6), "8.6", (9, 17), "onnx-tensorrt 8.5", changelog)
+    yield _tensorrt((8, 6), "8.6", (9, 17), "tensorrt 8.6 run", "onnx-tensorrt 8.5", changelog)
     for minor in (0, 1, 4, 5):
         yield _tensorrt((10, minor), "10.0", (9, 19), "onnx-tensorrt 9.2", changelog)
     yield _tensorrt((10, 15), "10.15", (9, 24), "onnx-tensorrt 10.15")

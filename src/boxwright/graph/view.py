@@ -74,6 +74,22 @@ class View:
         return tuple((name, fault) for name, fault in found if fault is not None)
 
     @cached_property
+    def fault(self) -> str | None:
+        """Why ONNX's inference must not see the model, or ``None`` where it may.
+
+        It is native code and trusts what it is given: damaged, a model may end the process.
+        """
+        for place, fault in self.malformed:
+            return f"{place.node.op_type} {place.name!r}: {fault}"
+        for name, fault in self.broken_tensors:
+            return f"{name!r}: {fault}"
+        for item in self.proto.functions:
+            for node in item.node:
+                if inside := fault_of(node, self.opset):
+                    return f"{node.op_type} in the function {item.name!r}: {inside}"
+        return None
+
+    @cached_property
     def readers(self) -> Mapping[str, list[onnx.NodeProto]]:
         """Which well-formed nodes of any depth read a tensor."""
         found: dict[str, list[onnx.NodeProto]] = {}
@@ -104,12 +120,8 @@ class View:
 
     @cached_property
     def _inferred(self) -> tuple[dict[str, Shape], dict[str, int]]:
-        bodies = (node for item in self.proto.functions for node in item.node)
-        sound = not self.malformed and not self.broken_tensors
-        if sound and all(fault_of(node, self.opset) is None for node in bodies):
-            return infer(self.proto)
-        # What is declared has to do: inference is native code, and trusts what it is given.
-        return declared(self.proto, self.graph)
+        # Where there is a fault, what is declared has to do.
+        return declared(self.proto, self.graph) if self.fault else infer(self.proto)
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
@@ -167,7 +179,8 @@ def opset_of(proto: onnx.ModelProto) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _definition(operator: str, opset: int) -> onnx.defs.OpSchema | None:
+def definition(operator: str, opset: int) -> onnx.defs.OpSchema | None:
+    """An operator of the standard domain as an opset has it; ``None`` where it has not."""
     from onnx import defs
 
     try:
@@ -190,7 +203,7 @@ def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
         return "it has no outputs"
     if not node.input and node.op_type not in _SOURCES and onnx.defs.has(node.op_type):
         return "it has no inputs"
-    known = _definition(node.op_type, opset) if node.domain in STANDARD else None
+    known = definition(node.op_type, opset) if node.domain in STANDARD else None
     if known is None:
         return None
     needed = [name for name in node.input[: known.min_input] if name]
@@ -200,6 +213,9 @@ def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
         return f"it has {len(node.input)} inputs, and takes {known.max_input}"
     if not known.min_output <= len(node.output) <= known.max_output:
         return f"it has {len(node.output)} outputs"
+    unnamed = [at for at, name in enumerate(node.output) if not name and _is_needed(known, at)]
+    if unnamed:
+        return f"its output {unnamed[0]} has no name, and may not be left out"
     present = {item.name: item for item in node.attribute}
     for name, wanted in known.attributes.items():
         if name not in present:
@@ -213,6 +229,14 @@ def fault_of(node: onnx.NodeProto, opset: int) -> str | None:
             if beyond:
                 return f"its {name} is {beyond[0]}, and no tensor has as many dimensions"
     return None
+
+
+def _is_needed(known: onnx.defs.OpSchema, at: int) -> bool:
+    """Whether an output must have a name. All of Split's: ONNX Runtime crashes without."""
+    import onnx
+
+    kind = known.outputs[min(at, len(known.outputs) - 1)].option
+    return kind == onnx.defs.OpSchema.FormalParameterOption.Single or known.name == "Split"
 
 
 _AXES = ("axis", "axes", "perm", "batch_dims")
@@ -289,7 +313,10 @@ def tensor_of_constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
             return item.t
         if item.name in ("value_float", "value_floats", "value_int", "value_ints"):
             kind = np.float32 if "float" in item.name else np.int64
-            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(item), kind))
+            try:
+                return numpy_helper.from_array(np.asarray(helper.get_attribute_value(item), kind))
+            except (TypeError, ValueError):  # the attribute is of another type than its name says
+                return None
     return None
 
 
@@ -357,7 +384,10 @@ def infer(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
         graph.output.add().name = value.name
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+    except (
+        *(onnx.shape_inference.InferenceError, onnx.checker.ValidationError),
+        *(RuntimeError, ValueError, TypeError),
+    ):
         inferred = proto.graph
     return declared(proto, inferred)
 

@@ -60,8 +60,9 @@ def platform_name(system: str) -> str:
 def version_misfit(built: str, here: str) -> str | None:
     """Why a plan of version field `built` does not run under the version field `here`."""
     library, revision, marks = _split_version(built)
-    ours, our_revision, _ = _split_version(here)
-    if revision != our_revision:
+    ours, our_revision, our_marks = _split_version(here)
+    # A stripped plan is nothing without its weights, and an ordinary one takes none.
+    if revision != our_revision or ("strip" in marks) != ("strip" in our_marks):
         return f"version {built} (here {here})"
     if library == ours:
         return None
@@ -104,6 +105,6 @@ def _split_version(text: str) -> tuple[str, str, frozenset[str]]:
 
 def _numbers(version: str) -> tuple[int, ...] | None:
     try:
-        return tuple(int(part) for part in version.split(".")[:2])
+        return tuple(int(part) for part in version.split("."))
     except ValueError:
         return None

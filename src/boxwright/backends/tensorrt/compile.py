@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.tensorrt.configure import configure, network_flags, share_profiles
-from boxwright.backends.tensorrt.layers import describe, read_layers
+from boxwright.backends.tensorrt.layers import best_described, describe
 from boxwright.backends.tensorrt.library import Library, load_library
 from boxwright.backends.tensorrt.log import Journal, make_logger
-from boxwright.backends.tensorrt.monitor import STEPS, Phases, make_monitor
-from boxwright.backends.tensorrt.parse import has_quantisation, parse_network
+from boxwright.backends.tensorrt.monitor import STEPS, Phases, Watch, make_monitor
+from boxwright.backends.tensorrt.parse import explain_refusal, has_quantisation, parse_network
 from boxwright.backends.tensorrt.plugins import load_plugins
 from boxwright.backends.tensorrt.settings import Settings
 from boxwright.backends.tensorrt.timing import attach, keep, timing_cache_path
@@ -95,17 +95,22 @@ def compile_plan(
     if request.precision == "int8" and not has_quantisation(model):
         raise BuildError("precision int8 needs a quantised model (with QuantizeLinear nodes)")
     progress("read the model", 0, STEPS)
-    journal = Journal(lambda done, total: progress("choose kernels", *_scaled(done, total)))
+    watch = Watch(progress, stopped)
+    # Where TensorRT reports progress by itself, its log must not contradict it.
+    count = None if library.has_progress_monitor else watch.count
+    journal = Journal(count)
     logger = make_logger(library, journal)
     load_plugins(library, logger, request.settings.plugins)
-    builder = library.trt.Builder(logger)
+    builder = _make_builder(library, logger, journal)
     network = builder.create_network(network_flags(library))
     parse_network(library, network, logger, model, journal)
     started = time.perf_counter()
-    plan, outcome = _build(library, builder, network, request, journal, progress, stopped)
+    plan, outcome = _build(library, builder, network, request, journal, watch)
+    if plan is None:
+        raise _refusal(library, model, journal, watch)
     seconds = time.perf_counter() - started
     progress("describe the engine", STEPS, STEPS)
-    layers = read_layers(_inspect(library, plan, logger) or journal.layers)
+    layers = best_described(_inspect(library, plan, logger), journal.layers)
     evidence = {
         **describe(layers),
         "settings": outcome,
@@ -120,8 +125,21 @@ def compile_plan(
     return Built(plan, evidence)
 
 
-def _scaled(done: int, total: int) -> tuple[int, int]:
-    return (min(done * STEPS // total, STEPS) if total else 0), STEPS
+def _make_builder(library: Library, logger: Any, journal: Journal) -> Any:
+    try:
+        return library.trt.Builder(logger)
+    except Exception as error:  # pybind's TypeError where TensorRT gives none
+        why = "; ".join(journal.errors[-3:]) or str(error)
+        raise BuildError(f"{library.backend} {library.version} does not start: {why}") from error
+
+
+def _refusal(library: Library, model: bytes, journal: Journal, watch: Watch) -> BaseException:
+    """Why there is no plan."""
+    if watch.failure is not None:
+        return watch.failure
+    if watch.stopped():
+        return BuildError("the build was stopped")
+    return BuildError(explain_refusal(library, model, journal))
 
 
 def _use_gpu(index: int) -> None:
@@ -138,9 +156,9 @@ def _build(
     network: Any,
     request: Request,
     journal: Journal,
-    progress: ProgressCallback,
-    stopped: Callable[[], bool],
-) -> tuple[bytes, dict[str, Any]]:
+    watch: Watch,
+) -> tuple[bytes | None, dict[str, Any]]:
+    """The plan, or ``None`` where TensorRT makes none, and what became of the settings."""
     config, outcome = configure(library, builder, network, request.settings, request.precision)
     if outcome.refused:
         raise BuildError(f"{library.backend} {library.version} refuses {outcome.explain_refused()}")
@@ -152,22 +170,16 @@ def _build(
         outcome.applied["timing_cache"] = "used" if attach(config, cache) else "begun"
     elif request.settings.timing_cache:
         outcome.ignored["timing_cache"] = "TensorRT-RTX measures nothing while it builds"
-    monitor = None
     if library.has_progress_monitor:
-        phases = Phases(lambda phase, done: progress(phase.lower(), done, STEPS))
-        monitor = make_monitor(library, phases, stopped)
-        config.progress_monitor = monitor
+        phases = Phases(lambda phase, done: watch.tell(phase.lower(), done))
+        config.progress_monitor = make_monitor(library, phases, watch.stopped)
     try:
         plan = builder.build_serialized_network(network, config)
     except Exception as error:  # pybind turns C++ exceptions into RuntimeError and others
-        raise BuildError(f"{library.backend} cannot build the model: {error}") from error
-    if plan is None:
-        why = "; ".join(journal.errors[-3:]) or "it does not say why"
-        raise BuildError(
-            "the build was stopped"
-            if stopped()
-            else f"{library.backend} cannot build the model: {why}"
-        )
+        journal.add("ERROR", str(error))
+        plan = None
+    if plan is None or watch.failure is not None:
+        return None, {}
     if caching:
         keep(config, cache)
     return bytes(plan), outcome.to_dict()
@@ -179,8 +191,20 @@ def _inspect(library: Library, plan: bytes, logger: Any) -> str | None:
         # Its inspector needs a GPU, and its log says the same.
         return None
     trt = library.trt
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:
+    runtime = trt.Runtime(logger)
+    if hasattr(runtime, "engine_host_code_allowed"):
+        # A version-compatible plan brings its own runtime; this one was built a moment ago.
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    context = None if engine is None else engine.create_execution_context()
+    if context is None:
         return None
+    # Of a free batch the inspector says "N/A due to dynamic shapes" instead of types.
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        an_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        if an_input and -1 in tuple(engine.get_tensor_shape(name)):
+            context.set_input_shape(name, engine.get_tensor_profile_shape(name, 0)[1])
     inspector = engine.create_engine_inspector()
+    inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

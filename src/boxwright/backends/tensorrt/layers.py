@@ -1,8 +1,9 @@
 """What each layer of an engine really runs in, as TensorRT describes it.
 
-The description comes from the engine inspector (JSON) where a GPU is there to load the
-engine, or else from the build's log (text): TensorRT-RTX builds without a GPU. The key of a
-tensor's type changed from ``Format/Datatype`` (8.6, 10) to ``Datatype`` (11, RTX).
+The description comes from the engine inspector (JSON), whose key of a tensor's type changed
+from ``Format/Datatype`` (8.6, 10) to ``Datatype`` (11, RTX), or from the build's log (text).
+The log is all there is where TensorRT-RTX builds without a GPU; and the inspector of 8.6 says
+"N/A due to dynamic shapes" of an engine of a free batch, where its log has the types.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ _WORDS = {
 }
 _TEXT_LAYER = re.compile(r"^\s*Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), (?P<rest>.*)$")
 _TEXT_TYPE = re.compile(r"Datatype: (\w+)")
+# TensorRT 8.6: Layer(Myelin): NAME, Tactic: 0x0, images (UInt8[-1,32,64,3]) -> a (Half[...])
+_OLD_LAYER = re.compile(
+    r"Layer\((?P<type>\w+)\): (?P<name>.*), Tactic: 0x[0-9a-fA-F]+, "
+    r"(?P<inputs>.*?)-> (?P<outputs>.*)",
+    re.DOTALL,
+)
+_OLD_TYPE = re.compile(r"\((\w+)\[")
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,12 @@ def read_layers(text: str | None) -> list[EngineLayer]:
         except (ValueError, RecursionError):
             return []
     return list(_from_text(text))
+
+
+def best_described(*texts: str | None) -> list[EngineLayer]:
+    """The layers by the description that says the precision of the most of them."""
+    found = [read_layers(text) for text in texts]
+    return max(found, key=lambda layers: sum(layer.precision != "other" for layer in layers))
 
 
 def summarise(layers: list[EngineLayer]) -> dict[str, dict[str, int]]:
@@ -103,6 +117,11 @@ def _tensor_types(tensors: Any) -> list[str]:
 
 
 def _from_text(text: str) -> Iterator[EngineLayer]:
+    if "\nLayer(" in text:
+        # Names of fused layers hold control characters, line breaks among them.
+        for part in re.split(r"\n(?=Layer\()", text):
+            yield from _from_old_text(part)
+        return
     for line in text.splitlines():
         match = _TEXT_LAYER.match(line)
         if match is None:
@@ -111,6 +130,13 @@ def _from_text(text: str) -> Iterator[EngineLayer]:
         constants, _, outputs = rest.partition("Outputs: [")
         found = [_TEXT_TYPE.findall(side) for side in (inputs, outputs, constants)]
         yield EngineLayer(match["name"], match["type"], _precision(*found))
+
+
+def _from_old_text(part: str) -> Iterator[EngineLayer]:
+    match = _OLD_LAYER.fullmatch(part.rstrip())
+    if match is not None:
+        inputs, outputs = (_OLD_TYPE.findall(match[side]) for side in ("inputs", "outputs"))
+        yield EngineLayer(match["name"], match["type"], _precision(inputs, outputs, []))
 
 
 def _precision(inputs: list[str], outputs: list[str], constants: list[str]) -> str:

@@ -81,6 +81,10 @@ def load_library(backend: str) -> Library:
             f"{module} is installed, but its import fails: {type(error).__name__}: {error}"
         ) from error
     version = str(getattr(trt, "__version__", "unknown"))
+    if not hasattr(trt, "IExecutionContext"):
+        # Such as any folder of that name that Python finds first.
+        where = getattr(trt, "__file__", None) or ", ".join(getattr(trt, "__path__", ["?"]))
+        raise BackendUnavailableError(f"{where} is imported as {module}, and it is not TensorRT")
     if not all(hasattr(trt.IExecutionContext, name) for name in _NEEDED):
         raise BackendUnavailableError(
             f"{module} {version} is too old: Boxwright needs TensorRT 8.6 or newer"

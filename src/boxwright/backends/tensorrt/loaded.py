@@ -87,7 +87,13 @@ class LoadedEngine:
         self._logger = make_logger(library, self.journal)
         trt = library.trt
         load_plugins(library, self._logger, plugins)
-        self._runtime = trt.Runtime(self._logger)
+        try:
+            self._runtime = trt.Runtime(self._logger)
+        except Exception as error:  # pybind's TypeError where TensorRT gives none
+            why = "; ".join(self.journal.errors[-2:]) or str(error)
+            raise EngineError(
+                f"{library.backend} {library.version} does not start: {why}"
+            ) from error
         if host_code and hasattr(self._runtime, "engine_host_code_allowed"):
             self._runtime.engine_host_code_allowed = True
         # An empty buffer is not refused but crashes some versions.

@@ -47,8 +47,9 @@ class Journal:
     def add(self, severity: str, message: str) -> None:
         """One line of the log, with the name of its severity."""
         if severity in ("ERROR", "INTERNAL_ERROR"):
-            if len(self.errors) < _MAX_KEPT:
-                self.errors.append(plain(message))
+            self.errors.append(plain(message))
+            # The newest are the reason of what failed now.
+            del self.errors[:-_MAX_KEPT]
         elif severity == "WARNING":
             text = plain(message)
             if text in self.warnings or len(self.warnings) < _MAX_KEPT:
@@ -90,5 +91,9 @@ def plain(message: str) -> str:
     """One printable line, without TensorRT's own source files and error numbers."""
     text = re.sub(r"\[[\w.]+::\w+::\d+\]\s*", "", message)
     text = re.sub(r"^\d+: ", "", text)
-    text = re.sub(r"\s*\(In \w+ at [^)]*\)", "", text)
-    return printable(" ".join(text.split()))[:_MAX_LINE]
+    text = re.sub(r"\s*\(In \w+ at [^\s()]+\)", "", text)
+    # With more in the same brackets, which is the reason.
+    text = re.sub(r"\bIn \w+ at [^\s()]+:\d+ ?", "", text)
+    # A node's name comes from a file and could steer a terminal.
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", "", " ".join(text.split()))
+    return printable(text)[:_MAX_LINE]

@@ -7,9 +7,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from boxwright.backends.tensorrt.library import Library
+    from boxwright.progress import ProgressCallback
 
 STEPS = 1000
 """A build is reported in thousandths."""
+
+
+class Watch:
+    """A progress callback, and a wish to stop, for native code that calls back.
+
+    What the callback raises cannot pass through TensorRT, which would end the process, or the
+    build for no reason that it can tell. It is kept instead, and the build is to stop.
+
+    Args:
+        progress: Called with thousandths that never go back.
+        stopped: Whether the build is to stop.
+
+    Attributes:
+        failure: What the callback raised; it is not called again then.
+    """
+
+    def __init__(self, progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
+        self._progress, self._stopped = progress, stopped
+        self._furthest = 0
+        self.failure: BaseException | None = None
+
+    def tell(self, stage: str, done: int) -> None:
+        """So many thousandths are done."""
+        self._furthest = max(self._furthest, min(done, STEPS))
+        if self.failure is None:
+            try:
+                self._progress(stage, self._furthest, STEPS)
+            except BaseException as error:
+                self.failure = error
+
+    def count(self, done: int, total: int) -> None:
+        """So many of the layers have their kernels."""
+        self.tell("choose kernels", done * STEPS // total if total else 0)
+
+    def stopped(self) -> bool:
+        """Whether the build is to stop."""
+        return self.failure is not None or self._stopped()
 
 
 class Phases:

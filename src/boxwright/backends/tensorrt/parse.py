@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -50,9 +51,34 @@ def parse_network(
     more = f" (and {len(errors) - len(shown)} more)" if len(errors) > len(shown) else ""
     raise BuildError(
         f"{library.backend} {library.version} refuses the model: {'; '.join(shown)}{more}. "
-        f"`boxwright inspect MODEL --for {library.backend}@{_short(library.version)}` names "
-        "the cures"
+        f"{_cures(library)}"
     )
+
+
+def explain_refusal(library: Library, model: bytes, journal: Journal) -> str:
+    """Why TensorRT read a model and then does not build it, with advice.
+
+    It names its own layers then, whose names begin with those of the graph's nodes.
+    """
+    why = "; ".join(journal.errors[-3:]) or "it does not say why"
+    nodes = [node for node in onnx.ModelProto.FromString(model).graph.node if node.name in why]
+    # Where `a/pool_1` is named, `a`, `pool_1` and `a/pool_10` are not.
+    ends = r"(?=_\d+\b|[^\w/]|$)"
+    named = [n for n in nodes if re.search(rf"(?<![\w/]){re.escape(n.name)}{ends}", why)]
+    names = [node.name for node in named]
+    hints = [
+        f"node {node.name} is a {node.op_type}" + (f": {advice}" if advice else "")
+        for node in named
+        if node.name and not any(other.startswith(node.name + "_") for other in names)
+        for advice in (_ADVICE.get(node.op_type),)
+    ]
+    hint = f" ({'; '.join(hints[:_MAX_SHOWN])})" if hints else ""
+    return f"{library.backend} cannot build the model: {why}{hint}. {_cures(library)}"
+
+
+def _cures(library: Library) -> str:
+    short = _short(library.version)
+    return f"`boxwright inspect MODEL --for {library.backend}@{short}` names the cures"
 
 
 def _describe(proto: onnx.ModelProto, error: Any) -> str:

@@ -91,7 +91,9 @@ class TensorRtRunner(CheckedRunner):
         Raises:
             InputError: As for :meth:`bind`.
         """
-        binding = self.bind(feed, outputs)
+        self._must_be_open()
+        # Arrays that come once are not worth recording; the second time they are recorded.
+        binding = Binding(self, feed, outputs or {}, record=False)
         binding.run()
         if wait:
             self.synchronize()
@@ -102,7 +104,9 @@ class TensorRtRunner(CheckedRunner):
 
         Raises:
             EngineError: A step failed on the GPU.
+            InputError: The runner is closed.
         """
+        self._must_be_open()
         try:
             self._stream.synchronize()
         except BackendUnavailableError as error:
@@ -132,6 +136,8 @@ class TensorRtRunner(CheckedRunner):
             results[spec.name] = self._stream.pinned(shape, spec.dtype)
             self._stream.download(results[spec.name], address)
         self.synchronize()
+        if piece.padded == piece.count:
+            return results
         return {name: array[: piece.count] for name, array in results.items()}
 
     def _stage(self, array: NDArray[Any], piece: Piece) -> NDArray[Any]:
@@ -169,12 +175,18 @@ class TensorRtRunner(CheckedRunner):
 class Binding:
     """A call with its arrays fixed. Make one with :meth:`TensorRtRunner.bind`.
 
+    Making one runs the network on what the arrays hold at that time, to record it.
+
     Attributes:
         outputs: Arrays with ``__dlpack__``, by name.
     """
 
     def __init__(
-        self, runner: TensorRtRunner, feed: Mapping[str, Any], outputs: Mapping[str, Any]
+        self,
+        runner: TensorRtRunner,
+        feed: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        record: bool = True,
     ) -> None:
         self._runner = runner
         stream = runner._stream
@@ -209,10 +221,15 @@ class Binding:
                 self.outputs[spec.name] = _lend(self, address, shapes[spec.name], spec.dtype)
         # The arrays must live as long as the binding.
         self._views = views
-        self._graph = self._execution.graph(self.count, self._addresses)
+        self._graph = self._execution.graph(self.count, self._addresses) if record else None
 
     def run(self) -> None:
-        """Queue the network; :meth:`TensorRtRunner.synchronize` waits for it."""
+        """Queue the network; :meth:`TensorRtRunner.synchronize` waits for it.
+
+        Raises:
+            InputError: The runner is closed, and its memory is no longer its own.
+        """
+        self._runner._must_be_open()
         if self._graph is not None:
             self._graph.launch()
         else:

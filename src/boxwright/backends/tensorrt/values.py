@@ -54,7 +54,8 @@ def size_in_bytes(least: int, most: int) -> Callable[[str, Any], int]:
     def check(name: str, value: Any) -> int:
         size: Any = value
         if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())) is not None:
-            size = int(float(match[1]) * _UNITS[match[2].lower()])
+            # More digits than that are out of every bound, and too many for a float.
+            size = int(float(match[1][:30]) * _UNITS[match[2].lower()])
         if type(size) is not int or not least <= size <= most:
             raise InputError(f"{name} must be a size such as 512MiB or 4GiB, got {value!r}")
         return size
@@ -74,18 +75,23 @@ def paths(name: str, value: Any) -> tuple[Path, ...]:
     """Files that exist."""
     found = tuple(Path(item) for item in words(name, value))
     for path in found:
-        if not path.is_file():
-            raise InputError(f"{name}: there is no file {path}")
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
+            raise InputError(f"{name}: there is no file {str(path)[:200]!r}")
     return tuple(path.resolve() for path in found)
 
 
 def versions(name: str, value: Any) -> tuple[tuple[int, int], ...]:
     """Compute capabilities such as ``8.6,8.9``."""
-    # One alone reaches us as a number: 8.9.
-    items = (str(value),) if isinstance(value, float) else words(name, value)
+    # Configuration files and the command line make numbers of them: 8.9.
+    given = value if isinstance(value, (list, tuple)) else (value,)
+    items = [part for item in given for part in str(item).split(",") if part.strip()]
     found = []
     for item in items:
-        match = re.fullmatch(r"(\d{1,2})\.(\d)", item)
+        match = re.fullmatch(r"(\d{1,2})\.(\d)", item.strip())
         if match is None:
             raise InputError(f"{name} must be compute capabilities such as 8.6,8.9, got {item!r}")
         found.append((int(match[1]), int(match[2])))
@@ -105,7 +111,7 @@ def batches(name: str, value: Any) -> tuple[tuple[int, int, int], ...]:
 def _batch(name: str, item: Any) -> tuple[int, int, int]:
     parts: Any = item.split(":") if isinstance(item, str) else item
     try:
-        low, usual, high = (int(part) for part in parts)
+        low, usual, high = (_whole(part) for part in parts)
     except (TypeError, ValueError):
         low = usual = high = 0
     if not 1 <= low <= usual <= high <= _MAX_BATCH:
@@ -113,3 +119,10 @@ def _batch(name: str, item: Any) -> tuple[int, int, int]:
             f"{name}: a batch is smallest:usual:largest, each 1 to {_MAX_BATCH}, got {item!r}"
         )
     return low, usual, high
+
+
+def _whole(value: Any) -> int:
+    """A whole number, possibly as text; ``int`` would also take 1.5 and true."""
+    if type(value) is int or isinstance(value, str):
+        return int(value)
+    raise TypeError

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,6 +14,9 @@ from boxwright.graph.checks.seen import Seen
 from boxwright.graph.operators import OPENVINO_IN_PATTERNS, OPENVINO_MICROSOFT
 from boxwright.graph.targets import Target
 from boxwright.graph.view import STANDARD, Place, View, attribute, input_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Operators that the pass "decompose" writes as others, by domain.
 DECOMPOSED = {
@@ -143,12 +148,15 @@ def resize(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("resize-antialias", what, place, curable=grows and not place.depth)
         policy = attribute(node, "keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
-            yield Seen("resize-aspect", f"keep_aspect_ratio_policy {policy}", place)
-        elif attribute(node, "axes") is not None:
-            rank = len(view.shapes.get(node.input[0], ()))
+            same = aspect_sizes(view, node) is not None
+            yield Seen("resize-aspect", f"keep_aspect_ratio_policy {policy}", place,
+                       curable=same and not place.depth)  # fmt: skip
+        axes, rank = attribute(node, "axes"), len(view.shapes.get(node.input[0], ()))
+        # A parser that does not know axes reads them right where they are all, in order.
+        if axes is not None and not (target.column == "8.6" and axes == list(range(rank))):
             given = view.input_constant(node, 2), view.input_constant(node, 3)
-            constant = any(item is not None and item.size for item in given)
-            yield Seen("resize-axes", f"axes {attribute(node, 'axes')}", place,
+            constant = policy == "stretch" and any(i is not None and i.size for i in given)
+            yield Seen("resize-axes", f"axes {axes}", place,
                        curable=bool(rank) and constant and not place.depth)  # fmt: skip
         scales = input_name(node, 2 if view.opset > 10 else 1)
         if scales and not place.depth and not view.is_known_from_shapes(scales):
@@ -181,11 +189,36 @@ def resize_factors(view: View, node: onnx.NodeProto) -> list[float] | None:
     """By how much each axis is scaled, where that is constant."""
     scales, sizes = view.input_constant(node, 2), view.input_constant(node, 3)
     if scales is not None and scales.size:
-        return [float(s) for s in scales]
+        numbers = scales.ndim == 1 and scales.dtype.kind == "f"
+        return [float(s) for s in scales] if numbers else None
     shape = view.shapes.get(node.input[0])
     if sizes is None or shape is None or None in shape or len(sizes) != len(shape):
         return None
     return [float(size) / float(extent or 1) for size, extent in zip(sizes, shape, strict=True)]
+
+
+def aspect_sizes(view: View, node: onnx.NodeProto) -> list[int] | None:
+    """The sizes of every axis that keeping the aspect ratio comes to, if that is exact.
+
+    One factor, the smallest (``not_larger``) or largest (``not_smaller``) of the ratios of
+    sizes, holds for all axes (ONNX, Resize-18). Where it makes whole lengths, asking for
+    these lengths gives the same factor again; where they are rounded it does not.
+    """
+    sizes = whole_numbers(view.input_constant(node, 3))
+    extents = [int(extent or 0) for extent in view.shapes.get(node.input[0], ())]
+    if not sizes or min(extents, default=0) < 1:
+        return None
+    axes = attribute(node, "axes") or list(range(len(extents)))
+    if not isinstance(axes, list) or not all(isinstance(axis, int) for axis in axes):
+        return None
+    if len(sizes) != len(axes) or any(not -len(extents) <= axis < len(extents) for axis in axes):
+        return None
+    pick = min if attribute(node, "keep_aspect_ratio_policy") == "not_larger" else max
+    factor = pick(Fraction(s, extents[a]) for s, a in zip(sizes, axes, strict=True))
+    lengths = {axis % len(extents): factor * extents[axis] for axis in axes}
+    if any(length.denominator != 1 for length in lengths.values()):
+        return None
+    return [int(lengths.get(axis, extent)) for axis, extent in enumerate(extents)]
 
 
 def pad(view: View, target: Target) -> Iterator[Seen]:
@@ -200,7 +233,8 @@ def pad(view: View, target: Target) -> Iterator[Seen]:
         pads = view.input_constant(node, 1)
         rank = len(view.shapes.get(node.input[0], ()))
         if pads is not None and pads.min(initial=0) < 0:
-            yield Seen("pad-negative", f"pads {pads.tolist()}", place)
+            yield Seen("pad-negative", f"pads {pads.tolist()}", place,
+                       curable=cut(view, node) is not None and not place.depth)  # fmt: skip
         if attribute(node, "mode", "constant") == "wrap":
             flat = pads is not None and pads.min(initial=0) >= 0 and not input_name(node, 3)
             yield Seen("pad-mode", "mode wrap", place, curable=flat and not place.depth)
@@ -213,8 +247,52 @@ def pad(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("pad-computed", f"pads come from {input_name(node, 1)!r}", place)
 
 
+def full_pads(view: View, node: onnx.NodeProto) -> list[int] | None:
+    """Pads before and then after every axis; ``None`` where they or the axes are not constant."""
+    pads = whole_numbers(view.input_constant(node, 1))
+    if pads is None or len(pads) % 2:
+        return None
+    if not input_name(node, 3):
+        return pads
+    axes = whole_numbers(view.input_constant(node, 3))
+    rank = len(view.shapes.get(node.input[0], ()))
+    if axes is None or not rank or len(pads) != 2 * len(axes):
+        return None
+    full = [0] * (2 * rank)
+    for at, axis in enumerate(axes):
+        full[axis % rank] = pads[at]
+        full[axis % rank + rank] = pads[at + len(axes)]
+    return full
+
+
+def whole_numbers(values: NDArray[Any] | None) -> list[int] | None:
+    """The values of a list of integers; ``None`` for anything else."""
+    if values is None or values.ndim != 1 or values.dtype.kind not in "iu":
+        return None
+    return [int(value) for value in values]
+
+
+def cut(view: View, node: onnx.NodeProto) -> list[int] | None:
+    """The pads of a Pad that first cuts off and then adds, where these can be two steps.
+
+    Only of constant values: what reflects or repeats could reflect what is cut off. An axis
+    with both signs must be long enough to be cut first, so its length must be known.
+    """
+    pads, shape = full_pads(view, node), view.shapes.get(node.input[0])
+    if pads is None or attribute(node, "mode", "constant") != "constant":
+        return None
+    rank = len(pads) // 2
+    for axis, (before, after) in enumerate(zip(pads[:rank], pads[rank:], strict=True)):
+        extent = shape[axis] if shape is not None and len(shape) == rank else None
+        if min(before, after) < 0 < max(before, after) and extent is None:
+            return None
+        if extent is not None and extent + min(before, 0) + min(after, 0) <= 0:
+            return None
+    return pads
+
+
 def selection(view: View, target: Target) -> Iterator[Seen]:
-    """TopK of too many, and shapes that depend on values."""
+    """TopK of too many, shapes that depend on values, and operators that need plugins."""
     for place in view.places:
         node = place.node
         if node.op_type == "TopK" and node.domain in STANDARD:
@@ -228,6 +306,8 @@ def selection(view: View, target: Target) -> Iterator[Seen]:
             yield Seen("data-dependent", f"{node.op_type}: as many rows as are found", place)
         if node.op_type == "NonMaxSuppression":
             yield Seen("data-dependent-refused", "NonMaxSuppression", place)
+        if node.op_type == "RoiAlign":
+            yield Seen("roi-align", "RoiAlign needs a plugin", place)
         if node.op_type in _RTX_PLUGINS:
             yield Seen("plugin-missing", f"{node.op_type} needs a plugin", place)
 
@@ -238,6 +318,8 @@ def windows(view: View, target: Target) -> Iterator[Seen]:
         node = place.node
         if "Pool" in node.op_type or node.op_type in ("Conv", "ConvTranspose"):
             kernel = attribute(node, "kernel_shape") or []
+            if not isinstance(kernel, list):  # an operator that has no such attribute
+                continue
             if not kernel and len(node.input) > 1:
                 kernel = list(view.shapes.get(node.input[1], ()))[2:]
             if len(kernel) > 3:

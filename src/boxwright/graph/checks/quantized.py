@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,12 @@ from boxwright.graph.targets import Target
 from boxwright.graph.view import STANDARD, Place, View, attribute, input_name
 
 _WIDE = {TensorProto.INT16, TensorProto.UINT16}
+
+# No network has as many scales in one place.
+_MOST_SCALES = 1 << 24
+
+# Types whose missing zero point is added; others are refused with one, too.
+_ZERO_TYPES = {TensorProto.INT8, TensorProto.UINT8}
 
 
 def linear(view: View, target: Target) -> Iterator[Seen]:
@@ -34,10 +41,12 @@ def _of_node(view: View, place: Place) -> Iterator[Seen]:
     scale = view.input_constant(node, 1)
     if scale is not None and scale.size and not np.all(scale.astype(np.float64) > 0):
         yield Seen("quantized-scale", f"the smallest is {float(scale.min()):g}", place)
-    if node.op_type == "QuantizeLinear" and not input_name(node, 2):
-        yield Seen("quantized-no-zero-point", "uint8 and 0 are meant", place)
+    if not input_name(node, 2):
+        code = "quantized" if node.op_type == "QuantizeLinear" else "dequantized"
+        yield Seen(f"{code}-no-zero-point", "0 is meant", place,
+                   curable=zero_point_shape(view, place) is not None)  # fmt: skip
     zero = view.input_constant(node, 2)
-    kind = _quantised_type(view, place)
+    kind = quantised_type(view, place)
     if kind == TensorProto.INT32:
         constant = node.input[0] in view.initializers
         yield Seen("quantized-int32", f"{node.input[0]!r}", place,
@@ -59,7 +68,21 @@ def _of_node(view: View, place: Place) -> Iterator[Seen]:
         yield Seen("quantized-uint8", f"{node.op_type} to or from uint8", place)
 
 
-def _quantised_type(view: View, place: Place) -> int:
+def zero_point_shape(view: View, place: Place) -> tuple[int, ...] | None:
+    """The shape of the zero point that a node has not: its scale's; ``None`` where unknown."""
+    node = place.node
+    shape = view.shapes.get(input_name(node, 1))
+    known = node.op_type == "QuantizeLinear" or node.input[0] in view.types
+    whole = quantised_type(view, place) in _ZERO_TYPES
+    if shape is None or None in shape or not known or not whole or place.depth:
+        return None
+    # One a channel, or one a block of weights.
+    extents = tuple(int(extent or 0) for extent in shape)
+    small = min(extents, default=1) >= 1 and math.prod(extents) <= _MOST_SCALES
+    return extents if small else None
+
+
+def quantised_type(view: View, place: Place) -> int:
     """The integer type of a Q/DQ node: that of its zero point, or of what it reads."""
     node = place.node
     name = input_name(node, 2)

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 from boxwright.graph.checks.seen import Seen
 from boxwright.graph.targets import Target
-from boxwright.graph.view import STANDARD, View, subgraphs, tensor_of_constant
+from boxwright.graph.view import (
+    STANDARD,
+    Place,
+    Shape,
+    View,
+    dims_of,
+    subgraphs,
+    tensor_of_constant,
+)
 
 # What exporters write: words, digits and / . : _ - [ ]. Anything else has broken some tool.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_./:\-\[\]]*")
@@ -17,6 +25,11 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_./:\-\[\]]*")
 # BatchNormalization before opset 14 are another matter: they say that it is training.
 FIRST_OUTPUT_ONLY = {"LayerNormalization", "MaxPool"}
 
+# NVIDIA's parsers make one output of these; TensorRT 8.6 counts those without a name, too.
+_COUNTED = FIRST_OUTPUT_ONLY | {"BatchNormalization"}
+
+# The parsers let any output of these be left out.
+_RECURRENT = {"GRU", "LSTM", "RNN"}
 
 _MOST_MALFORMED = 20
 
@@ -96,8 +109,10 @@ def node_outputs(view: View, target: Target) -> Iterator[Seen]:
         node = place.node
         named = [name for name in node.output if name]
         if len(named) < len(node.output):
-            yield Seen("empty-outputs", f"{len(node.output) - len(named)} of {len(node.output)}",
-                       place)  # fmt: skip
+            code = "empty-outputs-counted" if node.op_type in _COUNTED else "empty-outputs"
+            if node.op_type not in _RECURRENT:
+                what = f"{len(node.output) - len(named)} of {len(node.output)}"
+                yield Seen(code, what, place, curable=not place.depth)
         extra = [name for name in node.output[1:] if name]
         if extra and node.op_type in FIRST_OUTPUT_ONLY:
             if place.depth or any(view.uses[name] for name in extra):
@@ -116,11 +131,24 @@ def noise(view: View, target: Target) -> Iterator[Seen]:
     constants = [p for p in standard if tensor_of_constant(p.node) is not None and not p.depth]
     if constants:
         yield Seen("constant-node", f"{len(constants)} of them", constants[0])
+    yield from _constant_integers(view, standard)
     for place in standard:
         before = view.producers.get(place.node.input[0]) if place.node.input else None
         if place.node.op_type == "Cast" and before is not None and before.op_type == "Cast":
             yield Seen("cast-chain", f"it casts what {before.name or before.output[0]!r} cast",
                        place, curable=not place.depth)  # fmt: skip
+
+
+def _constant_integers(view: View, standard: list[Place]) -> Iterator[Seen]:
+    """Constant nodes that keep integers in an attribute instead of a tensor."""
+    codes = {"value_ints": "constant-integers", "value_int": "constant-integer"}
+    fixed = {value.name for value in view.graph.output}
+    for place in standard:
+        if place.node.op_type == "Constant":
+            stays = place.depth or place.node.output[0] in fixed
+            for item in place.node.attribute:
+                if item.name in codes:
+                    yield Seen(codes[item.name], item.name, place, curable=not stays)
 
 
 def foldable(view: View, target: Target) -> Iterator[Seen]:
@@ -142,7 +170,7 @@ def foldable(view: View, target: Target) -> Iterator[Seen]:
 
 
 def control_flow(view: View, target: Target) -> Iterator[Seen]:
-    """If, Loop and Scan, and branches whose ranks differ."""
+    """If, Loop and Scan, and branches whose shapes differ."""
     for place in view.places:
         branches = list(subgraphs(place.node))
         if place.node.op_type not in ("If", "Loop", "Scan") or not branches:
@@ -155,11 +183,20 @@ def control_flow(view: View, target: Target) -> Iterator[Seen]:
                        curable=not place.depth)  # fmt: skip
             continue
         for one, other in zip(branches[0].output, branches[1].output, strict=False):
-            ranks = [len(b.type.tensor_type.shape.dim) for b in (one, other)]
-            known = all(b.type.tensor_type.HasField("shape") for b in (one, other))
-            if known and ranks[0] != ranks[1]:
-                yield Seen("control-flow-rank", f"{ranks[0]} and {ranks[1]} dimensions", place)
+            first, second = dims_of(one), dims_of(other)
+            if first is None or second is None:
+                continue
+            if len(first) != len(second):
+                what = f"{len(first)} and {len(second)} dimensions"
+                yield Seen("control-flow-rank", what, place)
                 break
+            if any(a != b and None not in (a, b) for a, b in zip(first, second, strict=True)):
+                yield Seen("control-flow-shape", f"{_shown(first)} and {_shown(second)}", place)
+                break
+
+
+def _shown(shape: Shape) -> str:
+    return " x ".join("?" if extent is None else str(extent) for extent in shape)
 
 
 CHECKS = (

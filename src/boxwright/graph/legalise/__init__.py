@@ -30,8 +30,9 @@ __all__ = ["ORDER", "PASSES", "ChangeReport", "Watch", "legalise"]
 ORDER = (
     "embed", "inline", "initializer-inputs", "names", "sort", "constant-if", "outputs",
     "empty-outputs", "shapes", "fix-shapes", "decompose", "upsample", "scatter",
-    "resize-antialias", "resize-coordinates", "resize-axes", "pad-axes", "pad-wrap",
-    "pool-dilation", "einsum", "explicit-padding", "uint8", "float-bias",
+    "resize-antialias", "resize-coordinates", "resize-aspect", "resize-axes", "pad-axes",
+    "pad-negative", "pad-wrap",
+    "pool-dilation", "einsum", "explicit-padding", "uint8", "float-bias", "zero-points",
     "signed-quantisation", "double", "opset", "ir-version", "constants", "no-ops",
     "cast-chains", "batchnorm", "int32",
 )  # fmt: skip

@@ -22,6 +22,7 @@ _DO_NOT_FIT = (
     ArithmeticError,
     IndexError,
     KeyError,
+    NotImplementedError,
     TypeError,
     ValueError,
     onnx.checker.ValidationError,

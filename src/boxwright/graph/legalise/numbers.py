@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from boxwright.errors import NotCurableError
 from boxwright.graph.external import tensors
 from boxwright.graph.legalise.editing import Editor, legaliser
-from boxwright.graph.view import attribute, count_uses
+from boxwright.graph.view import Place, attribute, count_uses, input_name
 
 _INT32 = np.iinfo(np.int32)
 
@@ -264,3 +264,21 @@ def signed_quantisation(edit: Editor) -> None:
         edit.note(node, "uint8, zero point 128 -> int8, zero point 0")
     if edit.changes:
         del edit.graph.value_info[:]
+
+
+@legaliser("zero-points")
+def zero_points(edit: Editor) -> None:
+    """Give QuantizeLinear and DequantizeLinear the zero point 0 that they leave out."""
+    from boxwright.graph.checks.quantized import quantised_type, zero_point_shape
+
+    for node in edit.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.domain:
+            continue
+        place = Place(node, 0)
+        shape = None if input_name(node, 2) else zero_point_shape(edit.view, place)
+        if shape is None:
+            continue
+        kind = helper.tensor_dtype_to_np_dtype(quantised_type(edit.view, place))
+        del node.input[2:]
+        node.input.append(edit.constant(np.zeros(shape, kind), f"{node.output[0]}/zero_point"))
+        edit.note(node, f"zero point 0 of {kind} said")

@@ -6,7 +6,13 @@ import numpy as np
 import onnx
 
 from boxwright.errors import NotCurableError
-from boxwright.graph.checks.operators import plain_coordinates, resize_factors
+from boxwright.graph.checks.operators import (
+    aspect_sizes,
+    cut,
+    full_pads,
+    plain_coordinates,
+    resize_factors,
+)
 from boxwright.graph.legalise.editing import Chain, Editor, legaliser
 from boxwright.graph.view import attribute, input_name
 
@@ -53,6 +59,22 @@ def resize_antialias(edit: Editor) -> None:
             edit.note(node, "antialias taken off; it only enlarges")
 
 
+@legaliser("resize-aspect", 1e-6, "the factor is computed again from the sizes, and rounds")
+def resize_aspect(edit: Editor) -> None:
+    """Ask for the sizes that keeping the aspect ratio comes to, where these are whole."""
+    for node in _resizes(edit):
+        policy = attribute(node, "keep_aspect_ratio_policy", "stretch")
+        if policy == "stretch":
+            continue
+        sizes = aspect_sizes(edit.view, node)
+        if sizes is None:
+            raise NotCurableError("the sizes that come out are rounded, or not known")
+        node.input[3] = edit.constant(sizes, f"{node.name or node.output[0]}/sizes", np.int64)
+        _drop(node, "keep_aspect_ratio_policy")
+        _drop(node, "axes")
+        edit.note(node, f"{policy} -> sizes {sizes}")
+
+
 @legaliser("resize-axes")
 def resize_axes(edit: Editor) -> None:
     """Give scales or sizes for every axis instead of some."""
@@ -87,19 +109,42 @@ def pad_axes(edit: Editor) -> None:
         if node.op_type != "Pad" or not input_name(node, 3):
             continue
         shape = edit.view.shapes.get(node.input[0])
-        axes, pads = edit.view.input_constant(node, 3), edit.view.input_constant(node, 1)
-        if shape is None or axes is None or pads is None:
+        axes, full = edit.view.input_constant(node, 3), full_pads(edit.view, node)
+        if shape is None or axes is None or full is None:
             continue
-        rank, number = len(shape), len(axes)
-        full = np.zeros(2 * rank, np.int64)
-        for at, axis in enumerate(axes):
-            full[int(axis) % rank] = pads[at]
-            full[int(axis) % rank + rank] = pads[at + number]
-        node.input[1] = edit.constant(full, f"{node.name or node.output[0]}/pads")
+        rank = len(shape)
+        node.input[1] = edit.constant(full, f"{node.name or node.output[0]}/pads", np.int64)
         del node.input[3]
         if not node.input[2]:
             del node.input[2]
         edit.note(node, f"axes {[int(axis) for axis in axes]} -> all {rank}")
+
+
+@legaliser("pad-negative")
+def pad_negative(edit: Editor) -> None:
+    """Write a Pad that cuts off as a Slice, and a Pad where something is added, too."""
+
+    def replace(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
+        pads = cut(edit.view, node) if node.op_type == "Pad" and not node.domain else None
+        if pads is None or min(pads, default=0) >= 0:
+            return None
+        chain, rank = Chain(edit, node), len(pads) // 2
+        adds = [max(amount, 0) for amount in pads]
+        axes = [axis for axis in range(rank) if min(pads[axis], pads[axis + rank]) < 0]
+        starts = [max(-pads[axis], 0) for axis in axes]
+        # Counted from the end, so that the extent need not be known; past it where none is cut.
+        ends = [min(pads[axis + rank], 0) or np.iinfo(np.int32).max for axis in axes]
+        numbers = [chain.constant(values, np.int64) for values in (starts, ends, axes)]
+        x = chain.op("Slice", node.input[0], *numbers,
+                     output="" if any(adds) else node.output[0])  # fmt: skip
+        if any(adds):
+            value = [node.input[2]] if input_name(node, 2) else []
+            chain.op("Pad", x, chain.constant(adds, np.int64), *value, output=node.output[0])
+        edit.note(node, f"cuts axes {axes} by a Slice" + (", then pads" if any(adds) else ""))
+        return chain.nodes
+
+    if edit.view.opset >= 11:  # before, pads are an attribute
+        edit.rewrite(replace)
 
 
 @legaliser("pad-wrap")

@@ -14,7 +14,14 @@ from onnx import helper
 from boxwright.errors import NotCurableError
 from boxwright.graph.checks.structure import FIRST_OUTPUT_ONLY, PLAIN_NAME, dangling
 from boxwright.graph.legalise.editing import Editor, legaliser, rename
-from boxwright.graph.view import STANDARD, all_places, attribute, subgraphs, tensor_of_constant
+from boxwright.graph.view import (
+    STANDARD,
+    all_places,
+    attribute,
+    definition,
+    subgraphs,
+    tensor_of_constant,
+)
 
 _Message = TypeVar("_Message", onnx.NodeProto, onnx.ValueInfoProto)
 
@@ -150,17 +157,35 @@ def _value(edit: Editor, name: str) -> onnx.ValueInfoProto:
 
 @legaliser("empty-outputs")
 def empty_outputs(edit: Editor) -> None:
-    """Take off outputs that have no name, and those that nobody reads and targets refuse."""
+    """Take off outputs without a name, and those that nobody reads and targets refuse.
+
+    Those that the operator must have get a name instead; what it computes stays the same.
+    """
     for node in edit.graph.node:
         if node.op_type in FIRST_OUTPUT_ONLY:
             for at, name in enumerate(node.output):
                 if at and name and not edit.view.uses[name]:
                     node.output[at] = ""
         number = len(node.output)
-        while len(node.output) > 1 and not node.output[-1]:
+        while len(node.output) > 1 and not node.output[-1] and _is_optional(edit, node):
             node.output.pop()
         if len(node.output) < number:
             edit.note(node, f"{number - len(node.output)} unused output(s) taken off")
+        if node.op_type in FIRST_OUTPUT_ONLY:
+            continue
+        for at, name in enumerate(node.output):
+            if not name:
+                node.output[at] = edit.fresh(f"{node.name or node.op_type.lower()}/unused")
+                edit.note(node, f"its output {at} is {node.output[at]!r} now")
+
+
+def _is_optional(edit: Editor, node: onnx.NodeProto) -> bool:
+    """Whether the last output may be left out: not of Split, which would split otherwise."""
+    known = definition(node.op_type, edit.view.opset) if node.domain in STANDARD else None
+    at = len(node.output) - 1
+    if known is None or at >= len(known.outputs):
+        return False
+    return bool(known.outputs[at].option == onnx.defs.OpSchema.FormalParameterOption.Optional)
 
 
 @legaliser("no-ops")

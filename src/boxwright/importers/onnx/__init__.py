@@ -160,7 +160,7 @@ def _own_card(request: ImportRequest, proto: onnx.ModelProto) -> ModelCard:
 
 
 def _import(request: ImportRequest, proto: onnx.ModelProto, files: list[Path]) -> Model:
-    from boxwright.importers.onnx import convert, metadata, recognise, source, surgery
+    from boxwright.importers.onnx import convert, metadata, probe, recognise, source, surgery
 
     origin = str(request.weights)
     facts = metadata.read_metadata(proto, origin)
@@ -169,6 +169,7 @@ def _import(request: ImportRequest, proto: onnx.ModelProto, files: list[Path]) -
             f"{origin} is made for the task {facts.task!r}; only detectors are imported"
         )
     options = dict(request.options)
+    probe.image_input(proto, origin)
     plugin = surgery.cut_nms_plugin(proto)
     proto, cures = source.cured(proto, origin)
     foreign = convert.settle(proto, request.size, facts.size, _inner(options), origin)

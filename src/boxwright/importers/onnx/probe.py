@@ -78,10 +78,13 @@ def image_input(proto: onnx.ModelProto, origin: str) -> ImageInput:
     dims: tuple[int | None, ...] = tuple(extent or None for extent in dims_of(value) or ())
     kind = value.type.tensor_type.elem_type
     if kind not in _ELEMENTS:
-        name = TensorProto.DataType.Name(kind).lower() if kind else "nothing"
+        known = TensorProto.DataType.items()
+        name = next((n.lower() for n, number in known if number == kind), f"type {kind}")
         raise ImportFailedError(
             f"{origin}: input {value.name!r} must be of {', '.join(_ELEMENTS.values())}, got {name}"
         )
+    if any(extent is not None and extent < 0 for extent in dims):
+        raise ImportFailedError(f"{origin}: input {value.name!r} has the shape {list(dims)}")
     layout: PixelLayout
     if dims[1] in (1, 3) or (dims[1] is None and dims[3] not in (1, 3)):
         layout, channels, size = "nchw", dims[1] or 3, (dims[2], dims[3])

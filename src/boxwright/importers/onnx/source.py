@@ -14,10 +14,15 @@ from boxwright.graph.doctor import read_graph
 from boxwright.graph.external import locations
 from boxwright.graph.legalise import PASSES
 from boxwright.graph.targets import find_target
+from boxwright.graph.view import all_places, opset_of
 from boxwright.importers.onnx.probe import check_extents
 
 if TYPE_CHECKING:
     import onnx
+
+# A detector has a few bodies at most, such as a loop that suppresses.
+_MOST_INSIDE = 2_000
+_DEEPEST = 8
 
 # In this order, whatever the graph is: what makes it sound, then old operators, then the
 # versions that the rest of Boxwright writes. A pass that finds nothing changes nothing.
@@ -47,8 +52,7 @@ def read_source(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     """
     try:
         proto = read_graph(path)
-        if not proto.graph.output and not proto.graph.node:
-            raise ModelError(f"{path} has no outputs")
+        _check_structure(proto, path)
         beside = [path.parent / location for location in locations(proto)]
         if beside:
             proto, _ = PASSES["embed"](proto, folder=path.parent)
@@ -64,6 +68,42 @@ def read_source(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
         )
     check_extents(proto, str(path))
     return proto, [path, *dict.fromkeys(beside)]
+
+
+def _check_structure(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse versions nobody knows, and bodies within bodies beyond any detector's.
+
+    Raises:
+        ModelError: With what there is, and what there may be.
+    """
+    import onnx as library
+
+    newest = library.defs.onnx_opset_version()
+    if opset_of(proto) > newest:
+        raise ModelError(
+            f"{path} is of opset {opset_of(proto)}, and the installed onnx "
+            f"{library.__version__} knows up to {newest}; export it at {OPSET}"
+        )
+    inside = 0
+    for place in all_places(proto.graph):
+        inside += place.depth > 0
+        if inside > _MOST_INSIDE or place.depth > _DEEPEST:
+            raise ModelError(
+                f"{path}: bodies of If, Loop and Scan hold more than {_MOST_INSIDE} nodes or "
+                f"stand {_DEEPEST} deep in each other; no detector is made like that"
+            )
+    domains = sorted({n.domain for n in proto.graph.node} - {"", "ai.onnx"} - _own_domains(proto))
+    if unknown := [name for name in domains if name != "TRT"]:
+        kinds = sorted({n.op_type for n in proto.graph.node if n.domain in unknown})[:8]
+        raise ModelError(
+            f"{path}: operators {', '.join(kinds)} of {', '.join(unknown)[:200]} are no part of "
+            "ONNX's standard; export it with standard operators"
+        )
+
+
+def _own_domains(proto: onnx.ModelProto) -> set[str]:
+    """Domains that the file defines itself."""
+    return {function.domain for function in proto.functions}
 
 
 def cured(proto: onnx.ModelProto, origin: str) -> tuple[onnx.ModelProto, dict[str, Any]]:

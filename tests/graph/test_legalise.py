@@ -285,3 +285,22 @@ def test_a_graph_is_written_whole_and_read_again(tmp_path: Path) -> None:
     assert (tmp_path / "mish.onnx").stat().st_size == size
     assert read_graph(tmp_path / "mish.onnx") == proto
     assert [path.name for path in tmp_path.iterdir()] == ["mish.onnx"]
+
+
+@pytest.mark.parametrize(("extent", "sizes"), [(6, None), (7, [3, 3, 1])])
+def test_split_and_reductions_go_below_opset_18(extent: int, sizes: list[int] | None) -> None:
+    proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 18]>
+        g (float[N,{extent},4] x) => (float[N,1,1] a, float[N,1,4] b, float[N,C,4] c) {{
+            axes = Constant<value = int64[2] {{1, 2}}>()
+            one = Constant<value = int64[1] {{1}}>()
+            p, q, c = Split<axis = 1, num_outputs = 3>(x)
+            a = ReduceMean(p, axes)
+            b = ReduceMax<keepdims = 1>(q, one)
+        }}""")
+    changed, report = PASSES["opset"](proto, version=17)
+    assert report.changes
+    assert changed.opset_import[0].version == 17
+    onnx.checker.check_model(changed, full_check=True)
+    assert compare(proto, changed).difference == 0
+    split = next(node for node in changed.graph.node if node.op_type == "Split")
+    assert (len(split.input) == 2) == (sizes is not None)

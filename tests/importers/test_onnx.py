@@ -404,3 +404,26 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             import_model(path, format="onnx").check()
         except ImportFailedError:
             continue
+
+
+def test_what_pytorch_writes_today(tmp_path: Path) -> None:
+    """Opset 18: numbers of parts, axes as inputs, and Reshape with ``allowzero``."""
+    export = ultralytics(Export(opset=18))
+    parts = []
+    for stride in (8, 16, 32):
+        maps = export.level(stride, 14)
+        first, second = export.op("Split", maps, axis=1, num_outputs=2), f"second{stride}"
+        export.nodes[-1].output.append(second)
+        both = export.op("Add", first, second)
+        shape = export.constant([1, 7, -1], np.int64)
+        parts.append(export.op("Reshape", both, shape, allowzero=1))
+    joined = export.joined(parts, 2)
+    axes = export.constant([1], np.int64)
+    mean = export.op("ReduceMean", joined, axes, keepdims=1)
+    export.give(export.op("Sigmoid", export.op("Sub", joined, mean), output="output0"))
+    path = export.save(tmp_path / "net.onnx")
+    model = import_model(path)
+    assert model.proto.opset_import[0].version == 17
+    assert model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    request = make_request(path)
+    assert choose(request).verify(request, model).passed  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from boxwright.errors import NotCurableError
@@ -12,7 +13,7 @@ from boxwright.graph.checks.container import signature_change
 from boxwright.graph.checks.operators import exists_in
 from boxwright.graph.external import place_of, tensors
 from boxwright.graph.legalise.editing import Editor, legaliser
-from boxwright.graph.view import STANDARD, all_places, opset_of
+from boxwright.graph.view import STANDARD, all_places, attribute, opset_of
 from boxwright.model import MAX_MODEL_BYTES
 
 # The newest IR version that every target reads, and the opset that all of them take.
@@ -34,6 +35,10 @@ def opset(edit: Editor, version: int = SAFE_OPSET) -> None:
     if old < _OLDEST_CONVERTED:
         raise NotCurableError(f"ONNX's converter starts at opset {_OLDEST_CONVERTED}, got {old}")
     named = {node.name for node in edit.graph.node}
+    if version < 18 <= old:
+        lowered = _before_18(edit)
+        if _fits_older(lowered, version):
+            edit.proto.CopyFrom(lowered)
     if version < old and _fits_older(edit.proto, version):
         # Nothing is used that came since, so the number is all there is to change.
         _relabel(edit.proto, version)
@@ -60,12 +65,76 @@ def _convert(proto: onnx.ModelProto, version: int) -> None:
         proto.metadata_props.extend(properties)
 
 
+# Reductions whose axes became an input in opset 18; ReduceSum's was one before.
+_REDUCTIONS = frozenset(
+    f"Reduce{kind}"
+    for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare".split()  # noqa: SIM905
+)
+
 # Operators that later opsets added inputs or attributes to, and left as they were without:
 # the rest of what changed is left to ONNX's converter. (ONNX's changelog of operators.)
 _ONLY_ADDED = {
     "Pad": 18,  # axes
     "Resize": 18,  # antialias, axes, keep_aspect_ratio_policy
+    "Split": 18,  # num_outputs
+    "Cast": 19,  # saturate, for 8-bit floats
+    "AveragePool": 19,  # dilations
+    **dict.fromkeys(_REDUCTIONS, 18),  # axes as an input, which _before_18 takes back
 }
+
+
+def _before_18(original: Editor) -> onnx.ModelProto:
+    """A copy with axes and numbers of parts as opset 17 has them, where they are constants.
+
+    ONNX's converter cannot take Split down, which PyTorch's exporter writes at opset 18.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(original.proto)
+    edit = Editor(copy)
+    for node in (place.node for place in all_places(edit.graph)):
+        if node.op_type in _REDUCTIONS and len(node.input) <= 2:
+            _axes_to_attribute(edit, node)
+        elif node.op_type == "Split" and any(a.name == "num_outputs" for a in node.attribute):
+            _parts_to_sizes(edit, node)
+    return copy
+
+
+def _axes_to_attribute(edit: Editor, node: onnx.NodeProto) -> None:
+    axes = edit.view.input_constant(node, 1)
+    kept = [item for item in node.attribute if item.name != "noop_with_empty_axes"]
+    named = len(node.input) == 2 and node.input[1]
+    if (named and axes is None) or (axes is not None and axes.ndim != 1):
+        return
+    empty = axes is None or not len(axes)
+    if empty and attribute(node, "noop_with_empty_axes", 0):
+        return  # nothing is reduced; opset 17 has no word for that
+    copies = [onnx.AttributeProto.FromString(item.SerializeToString()) for item in kept]
+    del node.attribute[:], node.input[1:]
+    node.attribute.extend(copies)
+    if not empty and axes is not None:
+        node.attribute.append(onnx.helper.make_attribute("axes", [int(x) for x in axes]))
+
+
+def _parts_to_sizes(edit: Editor, node: onnx.NodeProto) -> None:
+    """Equal parts need no sizes; of others, the last is smaller (ONNX's Split, version 18)."""
+    shape = edit.view.shapes.get(node.input[0])
+    axis, parts = attribute(node, "axis", 0), len(node.output)
+    if shape is None or not -len(shape) <= axis < len(shape) or not parts:
+        return
+    extent = shape[axis]
+    if not isinstance(extent, int) or extent < parts:
+        return
+    rest = [item for item in node.attribute if item.name != "num_outputs"]
+    copies = [onnx.AttributeProto.FromString(item.SerializeToString()) for item in rest]
+    if extent % parts:
+        size = -(-extent // parts)
+        last = extent - size * (parts - 1)
+        if last <= 0:
+            return
+        sizes = [size] * (parts - 1) + [last]
+        node.input[1:] = [edit.constant(sizes, f"{node.output[0]}/sizes", np.int64)]
+    del node.attribute[:]
+    node.attribute.extend(copies)
 
 
 def _fits_older(proto: onnx.ModelProto, version: int) -> bool:

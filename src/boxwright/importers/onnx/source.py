@@ -14,7 +14,7 @@ from boxwright.graph.doctor import read_graph
 from boxwright.graph.external import locations
 from boxwright.graph.legalise import PASSES
 from boxwright.graph.targets import find_target
-from boxwright.graph.view import all_places, opset_of
+from boxwright.graph.view import View, all_places, opset_of
 from boxwright.importers.onnx.probe import check_extents
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def cured(proto: onnx.ModelProto, origin: str) -> tuple[onnx.ModelProto, dict[st
     Raises:
         ImportFailedError: It cannot be, or would compute something else.
     """
+    _declare_shapes(proto)
     original, done, tolerance = proto, [], 0.0
     for name, parameters in _CURES:
         try:
@@ -130,6 +131,24 @@ def cured(proto: onnx.ModelProto, origin: str) -> tuple[onnx.ModelProto, dict[st
             f"differs by {measured.difference:.3g} of its largest value; please report this file"
         )
     return proto, {"cures": done, "difference": measured.difference}
+
+
+def _declare_shapes(proto: onnx.ModelProto) -> None:
+    """Give outputs without a declared shape, in place, the one that inference finds.
+
+    ONNX's checker, which a change of opset asks, wants one.
+    """
+    from onnx import helper
+
+    view = View(proto)
+    for value in proto.graph.output:
+        kind = value.type.tensor_type
+        shape = view.shapes.get(value.name)
+        if kind.HasField("shape") or shape is None:
+            continue
+        element = kind.elem_type or view.types.get(value.name, 0)
+        dims = [extent if isinstance(extent, int) else None for extent in shape]
+        value.CopyFrom(helper.make_tensor_value_info(value.name, element, dims))
 
 
 def _with(path: Path, error: Exception) -> str:

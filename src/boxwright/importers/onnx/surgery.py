@@ -144,7 +144,7 @@ def free_batch(proto: onnx.ModelProto, image: str) -> onnx.ModelProto:
     made = {node.output[0]: node for node in graph.node if tensor_of_constant(node) is not None}
     changed: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type != "Reshape" or len(node.input) < 2 or _allows_zero(node):
+        if node.op_type != "Reshape" or len(node.input) < 2:
             continue
         source = node.input[1]
         tensor = known.get(source)
@@ -153,14 +153,25 @@ def free_batch(proto: onnx.ModelProto, image: str) -> onnx.ModelProto:
         values = None if tensor is None else small_values(tensor)
         if values is None or values.ndim != 1 or len(values) < 2 or values[0] != 1:
             continue
+        if not _let_zero_keep(node, values):
+            continue
         if source not in changed:
             changed[source] = _zero_first(graph, source, values, set(known) | set(made))
         node.input[1] = changed[source]
     return free
 
 
-def _allows_zero(node: onnx.NodeProto) -> bool:
-    return any(item.name == "allowzero" and item.i for item in node.attribute)
+def _let_zero_keep(node: onnx.NodeProto, shape: NDArray[Any]) -> bool:
+    """Make a 0 keep an extent; ``False`` where it stands for no values at all.
+
+    PyTorch's exporter says ``allowzero``, though no extent is 0.
+    """
+    allowed = [item for item in node.attribute if item.name == "allowzero" and item.i]
+    if allowed and (shape == 0).any():
+        return False
+    for item in allowed:
+        node.attribute.remove(item)
+    return True
 
 
 def _zero_first(graph: onnx.GraphProto, name: str, values: NDArray[Any], taken: set[str]) -> str:

@@ -104,8 +104,10 @@ def _decoded(
     evaluator = ReferenceEvaluator(_tail(model.proto, list(theirs)))
     gaps = {BOXES: 0.0, SCORES: 0.0}
     for at in range(len(ours[BOXES])):
+        # A cure may have made 32-bit floats of 64-bit ones.
+        feed = {n: theirs[n][at].astype(ours[n][at].dtype, copy=False) for n in theirs}
         with np.errstate(all="ignore"):
-            values: Any = evaluator.run([BOXES, SCORES], {n: theirs[n][at] for n in theirs})
+            values: Any = evaluator.run([BOXES, SCORES], feed)
         for name, value in zip((BOXES, SCORES), values, strict=True):
             gaps[name] = max(gaps[name], _gap(np.asarray(value), ours[name][at]))
     return [

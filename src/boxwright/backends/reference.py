@@ -310,7 +310,9 @@ def _missing_operators(proto: onnx.ModelProto) -> list[type]:
     class QuantizeLinear(OpRun):
         op_domain = ""
 
-        def _run(self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any) -> Any:
+        def _run(
+            self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any
+        ) -> Any:
             start = np.zeros((), np.uint8) if zero is None else zero
             step, offset = (_along(value, x, axis) for value in (scale, start))
             limits = np.iinfo(start.dtype)
@@ -321,7 +323,9 @@ def _missing_operators(proto: onnx.ModelProto) -> list[type]:
     class DequantizeLinear(OpRun):
         op_domain = ""
 
-        def _run(self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any) -> Any:
+        def _run(
+            self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any
+        ) -> Any:
             start = np.zeros((), x.dtype) if zero is None else zero
             step, offset = (_along(value, x, axis) for value in (scale, start))
             steps = x.astype(np.int64) - offset.astype(np.int64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -79,7 +80,7 @@ def lite(model: tf.keras.Model, images: np.ndarray, *, quantized: bool) -> bytes
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
-    return converter.convert()
+    return bytes(converter.convert())
 
 
 def interpret(content: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -120,7 +121,7 @@ def main() -> None:
     }
     for name, data in content.items():
         (HERE / f"{name}.tflite").write_bytes(data)
-    expected = {f"keras_{k}": v for k, v in truth.items()}
+    expected: dict[str, Any] = {f"keras_{k}": v for k, v in truth.items()}
     expected |= {
         f"{name}_{k}": v
         for name, data in content.items()

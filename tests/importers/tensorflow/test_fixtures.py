@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import boxwright
 from boxwright import backends
@@ -40,9 +41,12 @@ SCORE, OVERLAP = 0.05, 0.8
 FACES = {"channels": "bgr", "mean": "104,177,123"}
 
 
-def stretched(fixtures_dir: Path, photo: str, side: int) -> np.ndarray:
-    image = cv2.cvtColor(cv2.imread(str(fixtures_dir / "photos" / f"{photo}.jpg")), 4)
-    return np.ascontiguousarray(cv2.resize(image, (side, side)))
+def stretched(fixtures_dir: Path, photo: str, side: int) -> NDArray[np.uint8]:
+    """A photo in RGB, made square without keeping its proportions."""
+    read = cv2.imread(str(fixtures_dir / "photos" / f"{photo}.jpg"))
+    assert read is not None
+    image = cv2.resize(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), (side, side))
+    return np.asarray(image, np.uint8)
 
 
 @pytest.fixture(scope="module", params=["keep", "drop"])

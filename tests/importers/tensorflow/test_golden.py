@@ -26,7 +26,7 @@ FLOAT = 1e-6
 STEP = 1 / 256 + 1e-6
 
 # File, whose results in expected.npz, its options, the largest difference.
-CASES = {
+CASES: dict[str, tuple[str, str, dict[str, Any], float]] = {
     "saved model": ("saved_model", "keras", {"scale": 1}, FLOAT),
     "frozen graph": ("frozen.pb", "keras", {"scale": 1}, FLOAT),
     "float lite": ("float.tflite", "float", {"scale": 1}, FLOAT),

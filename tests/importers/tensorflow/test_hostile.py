@@ -110,7 +110,7 @@ def graph(*nodes: tuple[str, str, list[str], dict[str, Any]]) -> Any:
     return made
 
 
-IMAGE = ("image", "Placeholder", [], {})
+IMAGE: tuple[str, str, list[str], dict[str, Any]] = ("image", "Placeholder", [], {})
 
 
 def ints(name: str, *values: int) -> tuple[str, str, list[str], dict[str, Any]]:

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
 def config(path: str) -> None:
     """Print the configuration that a Keras HDF5 file holds."""
-    import h5py  # type: ignore[import-not-found,unused-ignore]
+    import h5py
 
     with h5py.File(path, "r") as file:
         text = file.attrs.get("model_config")
@@ -34,7 +34,7 @@ def config(path: str) -> None:
 
 def export(path: str, folder: str) -> None:
     """Write a Keras file as a SavedModel."""
-    import keras  # type: ignore[import-not-found,unused-ignore]
+    import keras
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     model.export(folder, verbose=False)
@@ -65,11 +65,11 @@ def _run_lite(path: str, pixels: Any, fed: Any, names: tuple[str, ...]) -> tuple
     import numpy as np
 
     try:
-        from ai_edge_litert import interpreter as lite  # type: ignore[import-not-found,unused-ignore]
+        from ai_edge_litert import interpreter as lite
 
         against = "LiteRT's interpreter"
     except ImportError:
-        import tensorflow as tf  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import tensorflow as tf
 
         lite, against = tf.lite, f"TensorFlow Lite's interpreter ({tf.__version__})"
     interpreter = lite.Interpreter(path, experimental_preserve_all_tensors=True, num_threads=2)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 import boxwright
 from boxwright import backends
-from boxwright.boxes import iou_xyxy
+from boxwright.boxes import cxcywh_to_xyxy, iou_xyxy
 from boxwright.card import Nms
 from boxwright.importers import import_model
+from boxwright.importers.tensorflow.detection import OpenCvText
 from boxwright.model import Model
 
 # What TensorFlow Lite's interpreter (2.21, reference kernels) detected in photos that
@@ -137,3 +138,16 @@ def test_a_size_is_asked_for_where_the_file_has_none(fixtures_dir: Path) -> None
     path = fixtures_dir / "tensorflow" / "opencv_face_detector" / "opencv_face_detector_uint8.pb"
     with pytest.raises(boxwright.BoxwrightError, match="say which with --size"):
         import_model(path, options=FACES)
+
+
+def test_prior_boxes_are_those_of_opencv(fixtures_dir: Path) -> None:
+    folder = fixtures_dir / "tensorflow" / "opencv_face_detector"
+    network = cv2.dnn.readNetFromTensorflow(
+        str(folder / "opencv_face_detector_uint8.pb"), str(folder / "opencv_face_detector.pbtxt")
+    )
+    network.setInput(np.zeros((1, 3, 300, 300), np.float32))
+    theirs = network.forward("mbox_priorbox")[0, 0].reshape(-1, 4) * 300
+    text = OpenCvText(folder / "opencv_face_detector.pbtxt")
+    grids = [(side, side) for side in (38, 19, 10, 5, 5, 5)]
+    ours = cxcywh_to_xyxy(text.priors(grids, (300, 300)).astype(np.float32))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)

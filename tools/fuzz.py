@@ -124,6 +124,8 @@ def main() -> int:
         "caffe",
         "mxnet",
         "checkpoint",
+        "tensorflow",
+        "saved_model",
         "engine",
     )
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

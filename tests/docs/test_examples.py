@@ -99,6 +99,10 @@ def supplies(fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         ("mobilenet-ssd", "caffe/mobilenet-ssd"),
     ):
         shutil.copytree(fixtures_dir / source, folder / name)
+    shutil.copy(fixtures_dir / "tensorflow" / "efficientdet-lite0.tflite", folder)
+    shutil.copytree(
+        fixtures_dir / "tensorflow" / "opencv_face_detector", folder / "opencv_face_detector"
+    )
     model = boxwright.import_model(folder / "yolov4-tiny.weights")
     boxwright.build(model, output=folder / "tiny.bw")
     onnx.save(onnx.parser.parse_model(THEIRS), folder / "theirs.onnx")

@@ -7,6 +7,7 @@ everything but a :class:`~boxwright.errors.BoxwrightError` through: that would b
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from tests.importers.mxnet.files import classifier
 from tests.importers.pytorch import assemble
 from tests.models import make_model
 from tests.oracle.test_layers import NETWORKS
+
+GOLDEN = Path(__file__).parents[1] / "importers" / "tensorflow" / "golden"
 
 # A network that the damage made larger is imported, but not run: it is slow, not broken.
 _RUN_AT_MOST = 1 << 22
@@ -195,6 +198,32 @@ def attempt_checkpoint(path: Path) -> str:
     return "used"
 
 
+def attempt_tensorflow(path: Path) -> str:
+    """Import a file of TensorFlow's, or the SavedModel that an index belongs to."""
+    options = {
+        "box": "yxyx",
+        "normalised": True,
+        "activation": "none",
+        "background": "none",
+        "scale": 1,
+    }
+    source = saved = path.with_name("saved")
+    if path.suffix == ".index":
+        shutil.copy(GOLDEN / "saved_model" / "saved_model.pb", saved)
+        path.replace(saved / "variables" / "variables.index")
+    elif saved.is_dir():
+        shutil.copy(GOLDEN / "saved_model" / "variables" / "variables.index", saved / "variables")
+        path.replace(saved / "saved_model.pb")
+    else:
+        source = path
+    try:
+        model = import_model(source, format="tensorflow", head="ssd", options=options)
+        model.save(path.with_suffix(".onnx"))
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files that a writer should have removed."""
     return [path for path in folder.iterdir() if path.suffix == ".part"]
@@ -322,6 +351,16 @@ def _sound_caffe(folder: Path) -> list[Path]:
     return [folder / "sound.caffemodel", folder / "sound.prototxt"]
 
 
+def _sound_tensorflow(folder: Path) -> list[Path]:
+    return [Path(shutil.copy(GOLDEN / name, folder)) for name in ("float.tflite", "frozen.pb")]
+
+
+def _sound_saved_model(folder: Path) -> list[Path]:
+    shutil.copytree(GOLDEN / "saved_model", folder / "saved")
+    names = ("saved_model.pb", "variables/variables.index")
+    return [Path(shutil.copy(GOLDEN / "saved_model" / name, folder)) for name in names]
+
+
 TARGETS = {
     "checkpoint": Target(_sound_checkpoints, attempt_checkpoint, ZIP_MARKS),
     "cfg": Target(_sound_cfgs, attempt_cfg),
@@ -331,5 +370,7 @@ TARGETS = {
     "model": Target(_sound_model, attempt_model),
     "graph": Target(_sound_graphs, attempt_graph),
     "export": Target(_sound_exports, attempt_export),
+    "tensorflow": Target(_sound_tensorflow, attempt_tensorflow),
+    "saved_model": Target(_sound_saved_model, attempt_tensorflow),
     "engine": Target(_sound_engine, attempt_engine, (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")),
 }

@@ -18,6 +18,8 @@ COUNTS = {
     "export": 200,
     "caffe": 400,
     "checkpoint": 600,
+    "tensorflow": 400,
+    "saved_model": 200,
 }
 SLOWEST_SECONDS = 5.0
 

@@ -23,6 +23,7 @@ _MODULES = {
     "mxnet": "boxwright.importers.mxnet",
     "onnx": "boxwright.importers.onnx",
     "pytorch": "boxwright.importers.pytorch",
+    "tensorflow": "boxwright.importers.tensorflow",
 }
 
 

@@ -5,7 +5,7 @@
     BoxwrightError
     ├── InputError                what the user gave is at fault
     │   ├── ImportFailedError     foreign weights or their description cannot be imported
-    │   │   ├── CfgError          a Darknet cfg is malformed or asks for the impossible
+    │   │   ├── CfgError          a Darknet cfg or Caffe prototxt is malformed
     │   │   │   └── UnsupportedError  readable, but it cannot be converted faithfully
     │   │   └── WeightsError      a weights file is damaged or belongs to another network
     │   ├── ModelError            an ONNX file is damaged or does not keep the contract
@@ -42,9 +42,9 @@ class ImportFailedError(InputError):
 
 
 class CfgError(ImportFailedError):
-    """A Darknet cfg is malformed, or describes a network that cannot exist.
+    """A Darknet cfg or Caffe prototxt is malformed, or its network cannot exist.
 
-    The message is one line: ``file:line: [section] reason``.
+    The message is one line: ``file:line: [section] reason``; a prototxt's section is a layer.
     """
 
     def __init__(self, path: str | Path, line: int, section: str, reason: str) -> None:

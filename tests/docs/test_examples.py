@@ -81,7 +81,10 @@ def supplies(fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         shutil.copy(fixtures_dir / "photos" / name, folder / "photos")
     shutil.copy(folder / "photos" / "dog.jpg", folder)
     shutil.copy(fixtures_dir / "onnx" / "yolox_nano.onnx", folder)
-    for name, source in (("coco", "coco-tiny"), ("coco8", "coco8")):
+    for name, source in (
+        *(("coco", "coco-tiny"), ("coco8", "coco8")),
+        ("mobilenet-ssd", "caffe/mobilenet-ssd"),
+    ):
         shutil.copytree(fixtures_dir / source, folder / name)
     model = boxwright.import_model(folder / "yolov4-tiny.weights")
     boxwright.build(model, output=folder / "tiny.bw")

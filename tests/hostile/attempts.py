@@ -29,12 +29,14 @@ from tests.darknet.cfgs import random_weights, write_weights
 from tests.graph import zoo
 from tests.hostile.break_graphs import break_graph
 from tests.hostile.mutate import mutations
+from tests.importers.caffe.test_heads import ssd
 from tests.importers.exports import yolov8, yolox
 from tests.models import make_model
 from tests.oracle.test_layers import NETWORKS
 
 # A network that the damage made larger is imported, but not run: it is slow, not broken.
 _RUN_AT_MOST = 1 << 22
+_CAFFE_PIXELS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,22 @@ def attempt_engine(path: Path) -> str:
     return "used"
 
 
+def attempt_caffe(path: Path) -> str:
+    """Import a prototxt or a caffemodel, with the sound other one; run it where it is small."""
+    try:
+        sound = path.with_name("sound.caffemodel")
+        weights = path if path.suffix == ".caffemodel" else sound
+        prototxt = path if path.suffix == ".prototxt" else path.with_name("sound.prototxt")
+        model = import_model(weights, cfg=prototxt, options={"mean": 0, "scale": 1})
+        model.save(path.with_suffix(".onnx"))
+        height, width = model.card.input_size
+        if model.card.task == "detect" and height * width < _CAFFE_PIXELS:
+            _run(model)
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files that a writer should have removed."""
     return [path for path in folder.iterdir() if path.suffix == ".part"]
@@ -242,9 +260,17 @@ def _sound_engine(folder: Path) -> list[Path]:
     return [path]
 
 
+def _sound_caffe(folder: Path) -> list[Path]:
+    weights, *_ = ssd(folder, False, "code_type: CENTER_SIZE nms_param { nms_threshold: 0.5 }")
+    weights.rename(folder / "sound.caffemodel")
+    (folder / "net.prototxt").rename(folder / "sound.prototxt")
+    return [folder / "sound.caffemodel", folder / "sound.prototxt"]
+
+
 TARGETS = {
     "cfg": Target(_sound_cfgs, attempt_cfg),
     "weights": Target(_sound_weights, attempt_weights),
+    "caffe": Target(_sound_caffe, attempt_caffe),
     "model": Target(_sound_model, attempt_model),
     "graph": Target(_sound_graphs, attempt_graph),
     "export": Target(_sound_exports, attempt_export),

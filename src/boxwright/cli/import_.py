@@ -29,7 +29,7 @@ def _describing(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--cfg",
                 type=_FILE,
-                help="Darknet network description.  [default: beside WEIGHTS, same name]",
+                help="Darknet cfg or Caffe prototxt.  [default: beside WEIGHTS, same name]",
             ),
             click.option("--names", type=_FILE, help="Class names, one per line."),
             click.option("--data", type=_FILE, help="Darknet .data file, for its class names."),
@@ -105,7 +105,7 @@ def command(
     The model keeps one contract whatever it was made from: uint8 images in, boxes and
     scores out. Its card (class names, sizes, thresholds, source hashes) travels inside
     the file. WEIGHTS is the trained file, whose format is told from its content; Darknet
-    needs its .cfg too.
+    needs its .cfg too, and Caffe its prototxt.
     """
     from boxwright.files import refuse_overwriting
     from boxwright.importers import choose, make_request

@@ -18,6 +18,7 @@ from boxwright.progress import ProgressCallback, silent
 from boxwright.values import whole
 
 _MODULES = {
+    "caffe": "boxwright.importers.caffe",
     "darknet": "boxwright.importers.darknet",
     "onnx": "boxwright.importers.onnx",
 }

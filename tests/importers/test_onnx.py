@@ -419,3 +419,11 @@ def test_what_pytorch_writes_today(tmp_path: Path) -> None:
     assert model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     request = make_request(path)
     assert choose(request).verify(request, model).passed  # type: ignore[attr-defined]
+
+
+def test_a_saved_model_of_tensorflow_is_not_taken_for_one(tmp_path: Path) -> None:
+    """It begins with schema version 1 and then its second field, as IR version 1 would."""
+    path = tmp_path / "saved_model.pb"
+    path.write_bytes(b"\x08\x01\x12\x10" + bytes(64))
+    with pytest.raises(ImportFailedError, match="no known format"):
+        import_model(path)

@@ -219,8 +219,8 @@ class Selected:
 
     Attributes:
         classes: Number of classes.
-        columns: What the columns of one tensor are: ``boxes`` (four of them), ``score``,
-            ``class``, and ``batch`` where rows of all images follow each other.
+        columns: What the columns of one tensor are: ``boxes`` (four of them), ``score`` and
+            ``class``, in any order.
         box: What the four numbers are.
         normalised: They are fractions of the input's width and height instead of pixels.
         first_class: The number that the first class has: 1 where 0 is a background.
@@ -228,7 +228,7 @@ class Selected:
 
     kind: ClassVar[str] = "selected"
     classes: int
-    columns: tuple[Literal["boxes", "score", "class", "batch"], ...] = ("boxes", "score", "class")
+    columns: tuple[Literal["boxes", "score", "class"], ...] = ("boxes", "score", "class")
     box: BoxFormat = "xyxy"
     normalised: bool = False
     first_class: int = 0
@@ -237,12 +237,8 @@ class Selected:
         _check_whole("classes", self.classes, 1, _MAX_CLASSES)
         _check_whole("first_class", self.first_class, 0, 1)
         _check_word("box", self.box, get_args(BoxFormat))
-        if sorted(set(self.columns) - {"batch"}) != ["boxes", "class", "score"] or len(
-            set(self.columns)
-        ) != len(self.columns):
-            raise ModelError(
-                f"head: columns must be boxes, score, class and perhaps batch, got {self.columns!r}"
-            )
+        if sorted(self.columns) != ["boxes", "class", "score"]:
+            raise ModelError(f"head: columns must be boxes, score and class, got {self.columns!r}")
 
 
 Head = Rows | Anchors | Grid | Distances | Priors | Selected

@@ -80,9 +80,10 @@ IMPORTER = OnnxImporter()
 def _looks_like_onnx(start: bytes) -> bool:
     """ModelProto in ``onnx.proto``: ir_version comes first, then text, opsets or the graph.
 
-    A writer may order fields otherwise; no known one does.
+    A writer may order fields otherwise; no known one does. Version 3 is the first that was
+    published; TensorFlow's SavedModel begins alike, with a 1.
     """
-    if len(start) < 4 or start[0] != 0x08 or not 1 <= start[1] <= 40:
+    if len(start) < 4 or start[0] != 0x08 or not 3 <= start[1] <= 40:
         return False
     # producer_name, producer_version, domain, model_version, doc_string, graph, opset_import.
     return start[2] in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)

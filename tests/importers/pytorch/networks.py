@@ -196,8 +196,9 @@ def yolov8(**extra: Any) -> Any:
         (-1, c2f(16, 16, [bottleneck(8, k=3)])),
         (-1, conv(16, 32, 3, 2)),
         (-1, c2f(32, 32, [c3(16, 16, cls=yolo.C3k), bottleneck(16)], yolo.C3k2)),
-        (-1, sppf(32, 32)),
+        # Before the pooling, which leaves positions little to tell each other.
         (-1, c2psa(32)),
+        (-1, sppf(32, 32)),
         (-1, nn.Upsample(None, 2, "nearest")),
         ([-1, 2], concat()),
         (-1, c2f(48, 16, [bottleneck(8, add=False)])),

@@ -73,7 +73,7 @@ class PytorchImporter:
             return Recognition(Confidence.CERTAIN, "it begins as torch.save's files do")
         if looks_like_safetensors(request.weights):
             return Recognition(Confidence.CERTAIN, "it begins as safetensors do")
-        if request.weights.suffix in (".pt", ".pth"):
+        if request.weights.suffix in (".pt", ".pth", ".ts", ".torchscript"):
             return Recognition(Confidence.POSSIBLE, f"it is called {request.weights.suffix}")
         return None
 

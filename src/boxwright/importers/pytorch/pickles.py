@@ -231,7 +231,9 @@ class PickleReader:
         storage = module in ("torch", "torch.cuda") and attribute in STORAGES
         if not (storage or text in CLASSES or text in FUNCTIONS or text in NAMES):
             raise self.error(
-                f"it names {text[:200]!r}, which is not among the classes that are known here"
+                f"it names {text[:200]!r}, which is not among the classes that are known here; "
+                "if you trust the file, export it to ONNX with the program it was trained with "
+                "and import that"
             )
         self.push(Name(text))
 

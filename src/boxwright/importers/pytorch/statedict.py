@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 # What wrappers for several GPUs put in front of every name.
 _PREFIXES = ("module.1.", "module.", "_orig_mod.")
-_MAX_HEADER = 16 << 20
+_MAX_HEADER = 4 << 20
 _MAX_TENSORS = 20_000
 # Types of safetensors, and numpy's; it has no bfloat16.
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
@@ -56,6 +56,8 @@ class StateDict:
         self._source = source
         self._names = {_stripped(name): name for name in source}
         self._used: set[str] = set()
+        if len(self._names) != len(list(source)):
+            raise WeightsError(f"{path}: it has tensors of one name with and without a prefix")
 
     def __contains__(self, name: str) -> bool:
         return name in self._names

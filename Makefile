@@ -47,6 +47,7 @@ lint: $(DEV)
 docs: $(DEV)
 	$(BIN)/python tools/make_cli_reference.py
 	$(BIN)/python tools/make_install_reference.py
+	$(BIN)/python tools/make_mxnet_reference.py
 	$(BIN)/python tools/make_targets_reference.py
 
 clean:

@@ -119,7 +119,7 @@ def test_empty() -> None:
 
 def test_text_is_a_table() -> None:
     lines = str(three()).splitlines()
-    assert lines[0].split() == ["dog", "0.900", "0.0", "0.0", "10.0", "10.0"]
+    assert lines[0].split() == ["dog", "0.900", "0.0", "0.0", "10.0", "10.0", "30"]
     assert len({len(line) for line in lines}) == 1
 
 

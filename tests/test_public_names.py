@@ -22,6 +22,7 @@ PUBLIC = [
     "build",
     "errors",
     "import_model",
+    "import_torch",
     "load",
 ]
 

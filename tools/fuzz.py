@@ -115,7 +115,19 @@ def _finding(
 
 def main() -> int:
     """Command line; 1 when anything was found."""
-    targets = ("cfg", "weights", "model", "graph", "export", "caffe", "engine")
+    targets = (
+        "cfg",
+        "weights",
+        "model",
+        "graph",
+        "export",
+        "caffe",
+        "mxnet",
+        "checkpoint",
+        "tensorflow",
+        "saved_model",
+        "engine",
+    )
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=25_000, help="files of each kind")
     parser.add_argument("--seed", type=int, default=0)

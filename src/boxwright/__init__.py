@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from boxwright.engine import Engine as Engine
     from boxwright.errors import BoxwrightError as BoxwrightError
     from boxwright.importers import import_model as import_model
+    from boxwright.importers.pytorch import import_torch as import_torch
     from boxwright.model import Model as Model
 
 # Public name -> the module that defines it.
@@ -38,6 +39,7 @@ _HOMES = {
     "build": "boxwright.backends",
     "errors": "boxwright.errors",
     "import_model": "boxwright.importers",
+    "import_torch": "boxwright.importers.pytorch",
     "load": "boxwright.backends",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "build",
     "errors",
     "import_model",
+    "import_torch",
     "load",
 ]
 

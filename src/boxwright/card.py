@@ -22,11 +22,15 @@ Task = Literal["detect", "classify"]
 Resize = Literal["letterbox", "stretch"]
 Interpolation = Literal["darknet", "opencv"]
 NmsKind = Literal["iou", "diou", "none"]
+AttributeKind = Literal["class", "number"]
+CropShape = Literal["square", "box"]
 
 # A card is read from files nobody vouches for; these bound what one may hold.
 _MAX_JSON_BYTES = 16 << 20
 _MAX_SIDE = 16384
 _MAX_CLASSES = 65536
+_MAX_ATTRIBUTES = 64
+_MAX_CROP = 16
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,38 @@ class Transform:
 
 
 @dataclass(frozen=True)
+class Attribute:
+    """One thing that a model of the task ``classify`` says of an image.
+
+    Attributes:
+        name: Of the attribute and of the graph's output, such as ``sex``.
+        kind: ``class``: the output is float32 ``[N, len(names)]``, a final score for each
+            name; ``number``: float32 ``[N]``.
+        names: The classes of ``class``; empty for ``number``.
+        unit: Of ``number``, for people.
+    """
+
+    name: str
+    kind: AttributeKind
+    names: tuple[str, ...] = ()
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What an attribute model is to see of a detection.
+
+    Attributes:
+        shape: ``square``: a square about the box's centre, its side `scale` times the box's
+            longer side; ``box``: the box, each side `scale` times as long.
+        scale: How much is taken; 1 is the box itself.
+    """
+
+    shape: CropShape = "box"
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Everything outside the graph that a detector's results depend on.
 
@@ -115,6 +151,8 @@ class ModelCard:
         source_files: The files it was made from.
         licence: Licence of the weights, where known.
         transforms: What was done to the model since, oldest first.
+        attributes: What a model of the task ``classify`` says; its outputs by name.
+        crop: What such a model is to see of a detection; ``None`` is the box as it is.
     """
 
     name: str
@@ -132,6 +170,8 @@ class ModelCard:
     source_files: tuple[SourceFile, ...] = ()
     licence: str | None = None
     transforms: tuple[Transform, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    crop: Crop | None = None
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -174,7 +214,7 @@ _Record = TypeVar("_Record")
 
 def _read_card(cls: type[ModelCard], content: dict[str, Any]) -> ModelCard:
     try:
-        for name in ("class_names", "heads", "source_files", "transforms"):
+        for name in ("class_names", "heads", "source_files", "transforms", "attributes"):
             # A text or an object would otherwise pass for a list of its letters or keys.
             if not isinstance(content.get(name, []), list):
                 raise TypeError(f"{name!r} must be a list")
@@ -189,6 +229,11 @@ def _read_card(cls: type[ModelCard], content: dict[str, Any]) -> ModelCard:
         content["transforms"] = tuple(
             _read_record(Transform, item) for item in content.get("transforms", ())
         )
+        content["attributes"] = tuple(
+            _read_attribute(item) for item in content.get("attributes", ())
+        )
+        if content.get("crop") is not None:
+            content["crop"] = _read_record(Crop, content["crop"])
         return _read_record(cls, content)
     except KeyError as error:
         raise CardError(f"the model card lacks {error.args[0]!r}") from error
@@ -201,6 +246,15 @@ def _read_head(content: Any) -> Head:
     head["grid"] = tuple(head["grid"])
     head["anchors"] = tuple(tuple(pair) for pair in head["anchors"])
     return _read_record(Head, head)
+
+
+def _read_attribute(content: Any) -> Attribute:
+    attribute = dict(content)
+    names = attribute.get("names", [])
+    if not isinstance(names, list):
+        raise TypeError("'names' of an attribute must be a list")
+    attribute["names"] = tuple(names)
+    return _read_record(Attribute, attribute)
 
 
 def _read_record(cls: type[_Record], content: Any) -> _Record:
@@ -252,6 +306,7 @@ def _validate(card: ModelCard) -> None:
     _check(isinstance(card.source_format, str), "source_format must be text", card.source_format)
     _validate_nms(card.nms)
     _validate_records(card)
+    _validate_attributes(card)
 
 
 def _validate_nms(nms: Nms) -> None:
@@ -298,6 +353,43 @@ def _validate_records(card: ModelCard) -> None:
             "a transform must have name, parameters, versions and effect",
             transform,
         )
+
+
+# Columns of a detection, which an attribute cannot be called.
+_COLUMNS = frozenset({"class_id", "class_name", "score", "xyxy", "track_id"})
+
+
+def _validate_attributes(card: ModelCard) -> None:
+    names = [attribute.name for attribute in card.attributes]
+    _check(
+        all(isinstance(n, str) and n.isidentifier() and n not in _COLUMNS for n in names)
+        and len(set(names)) == len(names) <= _MAX_ATTRIBUTES,
+        f"attributes must have up to {_MAX_ATTRIBUTES} different names like Python's",
+        names,
+    )
+    for attribute in card.attributes:
+        classes = attribute.kind == "class"
+        _check(
+            attribute.kind in get_args(AttributeKind)
+            and (attribute.unit is None or isinstance(attribute.unit, str))
+            and all(isinstance(name, str) for name in attribute.names)
+            and 0 < len(attribute.names) <= _MAX_CLASSES
+            if classes
+            else attribute.kind == "number" and not attribute.names,
+            "an attribute must be of the kind 'class', with names, or 'number', without",
+            attribute,
+        )
+    crop = card.crop
+    _check(
+        crop is None
+        or (
+            crop.shape in get_args(CropShape)
+            and _is_number(crop.scale)
+            and 0 < crop.scale <= _MAX_CROP
+        ),
+        f"crop must be 'square' or 'box', its scale above 0 and up to {_MAX_CROP}",
+        crop,
+    )
 
 
 def _check(holds: bool, expected: str, received: object) -> None:

@@ -119,6 +119,18 @@ class Detections:
             for i in self.class_id.tolist()
         ]
 
+    def attribute_texts(self) -> list[tuple[str, ...]]:
+        """For people, what attributes say of each detection: ``("male", "58")``.
+
+        Scores of attributes and those of several values are left out.
+        """
+        shown = [
+            [f"{v:.3g}" if isinstance(v, (int, float)) else str(v) for v in column.tolist()]
+            for name, column in self.attributes.items()
+            if column.ndim == 1 and not name.endswith("_score")
+        ]
+        return [tuple(column[i] for column in shown) for i in range(len(self))]
+
     def to_records(self) -> list[dict[str, Any]]:
         """One JSON-ready dict per detection."""
         records: list[dict[str, Any]] = []
@@ -140,10 +152,17 @@ class Detections:
         if not len(self):
             return "no detections"
         width = max(len(name) for name in self.names())
+        texts = self.attribute_texts()
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        padded = [
+            [f"{text:<{size}}" for text, size in zip(row, widths, strict=True)] for row in texts
+        ]
+        rows = zip(self.names(), self.score, self.xyxy, padded, strict=True)
         return "\n".join(
             f"{name:<{width}}  {score:.3f}  "
             + " ".join(f"{value:7.1f}" for value in corners.tolist())
-            for name, score, corners in zip(self.names(), self.score, self.xyxy, strict=True)
+            + "".join(f"  {text}" for text in more)
+            for name, score, corners, more in rows
         )
 
 

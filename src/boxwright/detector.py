@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from boxwright.attributes import AttributeModel
     from boxwright.backends.base import Precision, Runner
     from boxwright.card import Interpolation, NmsKind, Resize
     from boxwright.detections import Detections
@@ -66,6 +68,9 @@ class Detector(Closing):
             batch, or `BATCH_SIZE`.
         max_pixels: Images of more pixels are refused.
         runner: Run with this instead of loading `source`; the detector closes it.
+        attributes: Attribute models (task ``classify``), each as a path, an engine, a model
+            or an :class:`~boxwright.attributes.AttributeModel`. What they say of every box
+            becomes `Detections.attributes`; the detector closes them.
 
     Raises:
         InputError: An argument is wrong, or `source` cannot be read; see also
@@ -96,8 +101,9 @@ class Detector(Closing):
         batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
         runner: Runner | None = None,
+        attributes: Sequence[str | Path | Engine | Model | AttributeModel] = (),
     ) -> None:
-        opened = _open(source)
+        opened = open_source(source)
         self.card = opened if isinstance(opened, ModelCard) else opened.card
         if self.card.task != "detect":
             raise ModelError(
@@ -120,11 +126,14 @@ class Detector(Closing):
         self.max_pixels = max_pixels
         batch_size = _check_batch_size(batch_size)
         self._closed = False
+        self._attributes: list[AttributeModel] = []
+        how = {"precision": precision, "rebuild": rebuild, "progress": progress}
         if runner is None:
-            how = {"precision": precision, "rebuild": rebuild, "progress": progress}
-            runner = _load(opened, backend=backend, device=device, **how)
+            runner = load_source(opened, backend=backend, device=device, **how)
         self._runner = runner
         try:
+            # The backend and precision are those of one engine; another may have others.
+            self._open_attributes(attributes, device=device, rebuild=rebuild, progress=progress)
             self._fixed_batch = _fixed_batch(self._runner)
             self.batch_size = _choose_batch_size(batch_size, self._fixed_batch)
         except BaseException:
@@ -134,7 +143,27 @@ class Detector(Closing):
     @property
     def settings(self) -> dict[str, Any]:
         """Everything resolved that the results depend on beside the model; JSON values."""
-        return {**self.preprocessor.settings, **self.postprocessor.settings}
+        settings = {**self.preprocessor.settings, **self.postprocessor.settings}
+        if self._attributes:
+            settings["attributes"] = [model.settings for model in self._attributes]
+        return settings
+
+    def _open_attributes(
+        self, sources: Sequence[str | Path | Engine | Model | AttributeModel], **how: Any
+    ) -> None:
+        if not sources:
+            return
+        from boxwright.attributes import AttributeModel
+
+        if isinstance(sources, (str, Path)) or not _many(sources):
+            raise InputError(f"attributes must be a list of models, got {sources!r}")
+        names: set[str] = set()
+        for source in sources:
+            model = source if isinstance(source, AttributeModel) else AttributeModel(source, **how)
+            self._attributes.append(model)
+            if twice := names & set(model.names):
+                raise InputError(f"two attribute models say {sorted(twice)[0]!r} of a detection")
+            names.update(model.names)
 
     def __call__(self, image: ImageSource) -> Detections:
         """Detect in one image.
@@ -169,8 +198,20 @@ class Detector(Closing):
         for chunk in _chunks(images, self.batch_size):
             pixels = map_images(self._load_image, chunk)
             batch, geometries = self.preprocessor.prepare_batch(pixels)
-            results.extend(self._detect(batch, geometries))
+            results.extend(self._describe(pixels, self._detect(batch, geometries)))
         return results
+
+    def _describe(
+        self, images: list[NDArray[np.uint8]], found: list[Detections]
+    ) -> list[Detections]:
+        """The detections with what the attribute models say of them."""
+        for model in self._attributes:
+            columns = model(images, [detections.xyxy for detections in found])
+            found = [
+                dataclasses.replace(detections, attributes={**detections.attributes, **more})
+                for detections, more in zip(found, columns, strict=True)
+            ]
+        return found
 
     def _load_image(self, image: ImageSource) -> NDArray[np.uint8]:
         return load_image(image, max_pixels=self.max_pixels)
@@ -191,10 +232,17 @@ class Detector(Closing):
         """Free what the runner holds; harmless when called twice."""
         if not self._closed:
             self._closed = True
+            for model in self._attributes:
+                model.close()
             self._runner.close()
 
 
-def _open(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | ModelCard:
+def open_source(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | ModelCard:
+    """What `source` names, opened; what is open already is returned.
+
+    Raises:
+        InputError: It is none of these, or cannot be read.
+    """
     if not isinstance(source, (str, Path)):
         if isinstance(getattr(source, "card", source), ModelCard):
             return source
@@ -210,7 +258,12 @@ def _open(source: str | Path | Engine | Model | ModelCard) -> Engine | Model | M
     return Model.load(source)
 
 
-def _load(opened: Engine | Model | ModelCard, **how: Any) -> Runner:
+def load_source(opened: Engine | Model | ModelCard, **how: Any) -> Runner:
+    """A runner for what was opened; `how` as :func:`boxwright.backends.load` takes it.
+
+    Raises:
+        InputError: It is a card alone.
+    """
     if isinstance(opened, ModelCard):
         raise InputError("a model card alone cannot run; give the engine or model, or a runner")
     from boxwright.backends import load

@@ -83,7 +83,7 @@ def draw_detections(
     Args:
         image: uint8 ``(H, W, 3)``, RGB.
         detections: In pixels of `image`.
-        labels: Write the class name (and track number) at each box.
+        labels: Write the class name (attributes, and track number) at each box.
         scores: Write the score beside it, in per cent.
         line_width: Of the boxes, in pixels; by default it grows with the image.
         font_size: Of the labels, in pixels; by default it grows with the image.
@@ -162,8 +162,10 @@ def _draw_labels(
     draw = ImageDraw.Draw(canvas)
     taken: list[_Rectangle] = []
     placed = []
+    attributes = detections.attribute_texts()
     for i, name in enumerate(detections.names()):
-        text, font = _writable(_label_text(detections, i, name, scores), size)
+        label = _label_text(detections, i, name, scores, attributes[i])
+        text, font = _writable(label, size)
         place = _place_label(draw, text, font, detections.xyxy[i], canvas.size, taken, line_width)
         if place is not None:
             taken.append(place)
@@ -173,9 +175,11 @@ def _draw_labels(
     return np.array(canvas)
 
 
-def _label_text(detections: Detections, index: int, name: str, scores: bool) -> str:
+def _label_text(
+    detections: Detections, index: int, name: str, scores: bool, attributes: tuple[str, ...] = ()
+) -> str:
     # A class name may hold anything; a line break would change the label's height.
-    parts = [" ".join(name.split()) or "?"]
+    parts = [" ".join(text.split()) or "?" for text in (name, *attributes)]
     if detections.track_id is not None:
         parts.append(f"#{detections.track_id[index]}")
     if scores:

@@ -9,6 +9,9 @@ tensor      type and shape          meaning
 ``boxes``   float32 ``[N, A, 4]``   `xyxy` in input pixels, one row per candidate
 ``scores``  float32 ``[N, A, C]``   final score of each class
 ==========  ======================  ==================================================
+
+A model of the task ``classify`` has, instead of `boxes` and `scores`, one output for each
+of its card's attributes, under the attribute's name.
 """
 
 from __future__ import annotations
@@ -150,9 +153,17 @@ class Model:
             )
         height, width = self.card.input_size
         _check_value(origin, inputs[0], TensorProto.UINT8, (None, height, width, 3))
+        outputs = {value.name: value for value in graph.output}
+        for attribute in self.card.attributes:
+            if attribute.name not in outputs:
+                raise ModelError(
+                    f"{origin}: expected an output {attribute.name!r}, as its card says, "
+                    f"got {sorted(outputs)}"
+                )
+            count = (len(attribute.names),) if attribute.kind == "class" else ()
+            _check_value(origin, outputs[attribute.name], TensorProto.FLOAT, (None, *count))
         if self.card.task != "detect":
             return
-        outputs = {value.name: value for value in graph.output}
         missing = {BOXES, SCORES} - set(outputs)
         if missing:
             raise ModelError(

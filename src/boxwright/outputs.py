@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from boxwright.closing import Closing
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
@@ -47,6 +49,10 @@ def image_record(path: str | Path, size: tuple[int, int], detections: Detections
     for item, xyxy, score in zip(items, detections.xyxy, detections.score, strict=True):
         item["score"] = _short(score)
         item["xyxy"] = [_short(value) for value in xyxy]
+    for name, column in detections.attributes.items():
+        if column.dtype == np.float32 and column.ndim == 1:
+            for item, value in zip(items, column, strict=True):
+                item[name] = _short(value)
     return {"path": str(path), "width": size[1], "height": size[0], "detections": items}
 
 

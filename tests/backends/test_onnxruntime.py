@@ -260,3 +260,24 @@ def test_several_mish_share_their_constants() -> None:
     names = [tensor.name for tensor in lowered.graph.initializer]
     assert count == 2
     assert len(names) == len(set(names)) == len(make_model().proto.graph.initializer) + 2
+
+
+@pytest.mark.parametrize("optimise", [False, True])
+def test_a_padding_by_zero_is_not_joined_to_pooling(optimise: bool) -> None:
+    """ONNX Runtime would take the pooling's own padding, minus infinity, for it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Pad", ["x", "pads"], ["padded"]),
+            helper.make_node("MaxPool", ["padded"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+        ],
+        "pad",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 3, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [helper.make_tensor("pads", TensorProto.INT64, [8], [0, 0, 1, 1, 0, 0, 0, 0])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    settings = session_options({}, optimise=optimise)
+    session = open_session(proto.SerializeToString(), settings, "cpu")
+    (found,) = session.run(None, {"x": -np.ones((1, 1, 3, 3), np.float32)})
+    # Padded above and to the left: there a 0 is the largest.
+    assert found.tolist() == [[[[0, 0], [0, -1]]]]

@@ -11,7 +11,9 @@ from PIL import Image
 
 import boxwright
 from boxwright import images, runs
+from boxwright.card import Crop
 from boxwright.runs import drawn_names
+from tests.classifiers import COLOURS, make_classifier
 from tests.cli.conftest import Run
 from tests.cli.material import write_darknet, write_image
 
@@ -225,3 +227,27 @@ def test_coco_ids_come_from_annotations(run: Run, engine: Path, photos: Path) ->
     refused = run("detect", engine, photos, "--save", "jsonl", "--annotations", "labels.json")
     assert refused.exit_code == 2
     assert "--annotations needs --save coco" in refused.stderr
+
+
+def test_attributes_of_each_box(run: Run, engine: Path, photos: Path, tmp_path: Path) -> None:
+    """The table, the documents and a resumed run know what attribute models say."""
+    for name, crop in (("plain", None), ("wide", Crop("square", 2.0))):
+        make_classifier(crop=crop).save(tmp_path / f"{name}.onnx")
+    plain, wide = tmp_path / "plain.onnx", tmp_path / "wide.onnx"
+    photo = photos / "000.png"
+    found = _detect(run, engine, photo, "--attributes", plain, "-o", "out")
+    (image,) = found["images"]
+    assert image == json.loads((Path("out") / "detections.jsonl").read_text())
+    assert image["detections"]
+    for detection in image["detections"]:
+        assert detection["colour"] in COLOURS
+        assert 1 / 3 <= detection["colour_score"] <= 1
+        assert 0 <= detection["bright"] <= 255
+    table = run("detect", engine, photo, "--score", "0.3", "--attributes", plain)
+    assert "colour" in table.stdout
+    assert "bright" in table.stdout
+    other = _detect(run, engine, photo, "--attributes", wide, "-o", "out")
+    assert other["summary"]["resumed"] == 0
+    refused = run("detect", engine, photo, "--attributes", engine)
+    assert refused.exit_code == 1
+    assert "is a model to detect" in refused.stderr

@@ -27,6 +27,14 @@ import boxwright
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 DARKNET = ("yolov4-tiny.cfg", "yolov4-tiny.weights", "coco.names")
+MXNET = {
+    "mnet.25-symbol.json": "retinaface-mnet25/mnet.25-symbol.json",
+    "mnet.25-0000.params": "retinaface-mnet25/mnet.25-0000.params",
+    "genderage-symbol.json": "insightface-genderage/model-symbol.json",
+    "genderage-0000.params": "insightface-genderage/model-0000.params",
+}
+# Several files by one name.
+GROUPS = {"yolov4-tiny": DARKNET, "mxnet": tuple(MXNET)}
 
 # A graph that no model of ours is: two operators that few targets take.
 THEIRS = """<ir_version: 9, opset_import: ["": 18]>
@@ -76,16 +84,25 @@ def supplies(fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("supplies")
     for name in DARKNET:
         shutil.copy(fixtures_dir / "darknet" / "yolov4-tiny" / name, folder)
+    for name, path in MXNET.items():
+        shutil.copyfile(fixtures_dir / "mxnet" / path, folder / name)
+    shutil.copy(fixtures_dir / "photos" / "zidane.jpg", folder)
     (folder / "photos").mkdir()
     for name in ("dog.jpg", "person.jpg", "horses.jpg"):
         shutil.copy(fixtures_dir / "photos" / name, folder / "photos")
     shutil.copy(folder / "photos" / "dog.jpg", folder)
     shutil.copy(fixtures_dir / "onnx" / "yolox_nano.onnx", folder)
+    shutil.copy(fixtures_dir / "photos" / "bus.jpg", folder)
+    shutil.copy(fixtures_dir / "pytorch" / "yolov5n.pt", folder)
     for name, source in (
         *(("coco", "coco-tiny"), ("coco8", "coco8")),
         ("mobilenet-ssd", "caffe/mobilenet-ssd"),
     ):
         shutil.copytree(fixtures_dir / source, folder / name)
+    shutil.copy(fixtures_dir / "tensorflow" / "efficientdet-lite0.tflite", folder)
+    shutil.copytree(
+        fixtures_dir / "tensorflow" / "opencv_face_detector", folder / "opencv_face_detector"
+    )
     model = boxwright.import_model(folder / "yolov4-tiny.weights")
     boxwright.build(model, output=folder / "tiny.bw")
     onnx.save(onnx.parser.parse_model(THEIRS), folder / "theirs.onnx")
@@ -94,7 +111,7 @@ def supplies(fixtures_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def _lay_out(page: Path, supplies: Path, folder: Path) -> None:
     for need in " ".join(_NEEDS.findall(page.read_text(encoding="utf-8"))).split():
-        for name in DARKNET if need == "yolov4-tiny" else (need,):
+        for name in GROUPS.get(need, (need,)):
             source = supplies / name
             if source.is_dir():
                 shutil.copytree(source, folder / name)

@@ -7,6 +7,7 @@ everything but a :class:`~boxwright.errors.BoxwrightError` through: that would b
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,15 @@ from boxwright.model import Model
 from tests.darknet.cfgs import random_weights, write_weights
 from tests.graph import zoo
 from tests.hostile.break_graphs import break_graph
-from tests.hostile.mutate import mutations
+from tests.hostile.mutate import ZIP_MARKS, mutations
 from tests.importers.caffe.test_heads import ssd
 from tests.importers.exports import yolov8, yolox
+from tests.importers.mxnet.files import classifier
+from tests.importers.pytorch import assemble
 from tests.models import make_model
 from tests.oracle.test_layers import NETWORKS
+
+GOLDEN = Path(__file__).parents[1] / "importers" / "tensorflow" / "golden"
 
 # A network that the damage made larger is imported, but not run: it is slow, not broken.
 _RUN_AT_MOST = 1 << 22
@@ -99,6 +104,22 @@ def attempt_weights(path: Path) -> str:
     return "used"
 
 
+def attempt_mxnet(path: Path) -> str:
+    """Import with the sound one of parameters and symbol, and run what is small enough."""
+    is_symbol = path.suffix == ".json"
+    weights = path.with_name("net-0003.params") if is_symbol else path
+    symbol = path if is_symbol else path.with_name("net-symbol.json")
+    try:
+        model = import_model(weights, cfg=symbol, format="mxnet")
+        model.save(path.with_suffix(".onnx"))
+        height, width = model.card.input_size
+        if height * width < _RUN_AT_MOST and len(model.to_bytes()) < _RUN_AT_MOST:
+            _run(model)
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
 def attempt_model(path: Path) -> str:
     """Load, and build when it loads."""
     try:
@@ -155,6 +176,49 @@ def attempt_caffe(path: Path) -> str:
         height, width = model.card.input_size
         if model.card.task == "detect" and height * width < _CAFFE_PIXELS:
             _run(model)
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_checkpoint(path: Path) -> str:
+    """Import a checkpoint; of a damaged pickle, one that has it and whose checksums are right."""
+    if path.suffix == ".pkl":
+        storages = assemble.Writer()
+        storages.dumps({"model": assemble.network()})
+        path, data = path.with_suffix(".pt"), path.read_bytes()
+        path.write_bytes(assemble.archive(data, storages.storages))
+    try:
+        model = import_model(path, format="pytorch", size=32)
+        model.save(path.with_suffix(".onnx"))
+        # What is imported must be a sound graph, whatever its numbers are.
+        _run(model)
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_tensorflow(path: Path) -> str:
+    """Import a file of TensorFlow's, or the SavedModel that an index belongs to."""
+    options = {
+        "box": "yxyx",
+        "normalised": True,
+        "activation": "none",
+        "background": "none",
+        "scale": 1,
+    }
+    source = saved = path.with_name("saved")
+    if path.suffix == ".index":
+        shutil.copy(GOLDEN / "saved_model" / "saved_model.pb", saved)
+        path.replace(saved / "variables" / "variables.index")
+    elif saved.is_dir():
+        shutil.copy(GOLDEN / "saved_model" / "variables" / "variables.index", saved / "variables")
+        path.replace(saved / "saved_model.pb")
+    else:
+        source = path
+    try:
+        model = import_model(source, format="tensorflow", head="ssd", options=options)
+        model.save(path.with_suffix(".onnx"))
     except BoxwrightError as error:
         return _refused(error)
     return "used"
@@ -224,6 +288,26 @@ def _sound_weights(folder: Path) -> list[Path]:
     return paths
 
 
+def _sound_mxnet(folder: Path) -> list[Path]:
+    params = classifier(folder)
+    return [params, params.with_name("net-symbol.json")]
+
+
+def _sound_checkpoints(folder: Path) -> list[Path]:
+    writer = assemble.Writer()
+    code = writer.dumps({"model": assemble.network(), "epoch": 3, "opt": {"imgsz": 64}})
+    sizes = dict.fromkeys(writer.storages, 4)
+    paths = [folder / name for name in ("net.pkl", "net.pt", "old.pt", "again.pkl")]
+    paths[0].write_bytes(code)
+    paths[1].write_bytes(assemble.archive(code, writer.storages))
+    paths[2].write_bytes(assemble.legacy(code, writer.storages, sizes))
+    paths[3].write_bytes(code)
+    header = b'{"a.weight":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}'
+    paths.append(folder / "net.safetensors")
+    paths[4].write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    return paths
+
+
 def _sound_model(folder: Path) -> list[Path]:
     path = folder / "sound.onnx"
     make_model(channels=4).save(path)
@@ -267,12 +351,26 @@ def _sound_caffe(folder: Path) -> list[Path]:
     return [folder / "sound.caffemodel", folder / "sound.prototxt"]
 
 
+def _sound_tensorflow(folder: Path) -> list[Path]:
+    return [Path(shutil.copy(GOLDEN / name, folder)) for name in ("float.tflite", "frozen.pb")]
+
+
+def _sound_saved_model(folder: Path) -> list[Path]:
+    shutil.copytree(GOLDEN / "saved_model", folder / "saved")
+    names = ("saved_model.pb", "variables/variables.index")
+    return [Path(shutil.copy(GOLDEN / "saved_model" / name, folder)) for name in names]
+
+
 TARGETS = {
+    "checkpoint": Target(_sound_checkpoints, attempt_checkpoint, ZIP_MARKS),
     "cfg": Target(_sound_cfgs, attempt_cfg),
     "weights": Target(_sound_weights, attempt_weights),
     "caffe": Target(_sound_caffe, attempt_caffe),
+    "mxnet": Target(_sound_mxnet, attempt_mxnet, (b'"', b"[", b"\xc9\xfa\x93\xf9")),
     "model": Target(_sound_model, attempt_model),
     "graph": Target(_sound_graphs, attempt_graph),
     "export": Target(_sound_exports, attempt_export),
+    "tensorflow": Target(_sound_tensorflow, attempt_tensorflow),
+    "saved_model": Target(_sound_saved_model, attempt_tensorflow),
     "engine": Target(_sound_engine, attempt_engine, (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")),
 }

@@ -10,7 +10,17 @@ import pytest
 
 from tests.hostile.attempts import TARGETS, cases, leftovers
 
-COUNTS = {"cfg": 800, "weights": 500, "model": 300, "graph": 600, "export": 200, "caffe": 400}
+COUNTS = {
+    "cfg": 800,
+    "weights": 500,
+    "model": 300,
+    "graph": 600,
+    "export": 200,
+    "caffe": 400,
+    "checkpoint": 600,
+    "tensorflow": 400,
+    "saved_model": 200,
+}
 SLOWEST_SECONDS = 5.0
 
 

@@ -426,6 +426,9 @@ def check_contract(
         floats = np.dtype(np.float32)
         wanted.append(TensorSpec(BOXES, floats, (None, None, 4)))
         wanted.append(TensorSpec(SCORES, floats, (None, None, len(card.class_names))))
+    for attribute in card.attributes:
+        classes = (len(attribute.names),) if attribute.kind == "class" else ()
+        wanted.append(TensorSpec(attribute.name, np.dtype(np.float32), (None, *classes)))
     if [spec.name for spec in inputs] != [IMAGES]:
         raise EngineError(f"{origin} takes {[spec.name for spec in inputs]}, not [{IMAGES!r}]")
     present = {spec.name: spec for spec in (*inputs, *outputs)}

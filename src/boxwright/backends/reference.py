@@ -91,7 +91,7 @@ class ReferenceRunner(CheckedRunner):
         super().__init__(inputs, tuple(_spec(value) for value in graph.output))
         try:
             self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(
-                model.proto, new_ops=_faster_operators()
+                model.proto, new_ops=[*_faster_operators(), *_missing_operators(model.proto)]
             )
         except Exception as error:  # the evaluator's errors share no base but Exception
             raise BuildError(f"ONNX's evaluator refuses the model: {error}") from error
@@ -298,6 +298,47 @@ def _faster_operators() -> list[type]:
             return (np.logaddexp(x, x.dtype.type(0)),)
 
     return [Conv, MaxPool, AveragePool, Sigmoid, Softplus]
+
+
+def _missing_operators(proto: onnx.ModelProto) -> list[type]:
+    """Quantisation as opset 10 to 18 define it; ONNX's evaluator has it from 19 on only."""
+    from onnx.reference.op_run import OpRun
+
+    if any(o.version >= 19 for o in proto.opset_import if o.domain in ("", "ai.onnx")):
+        return []
+
+    class QuantizeLinear(OpRun):
+        op_domain = ""
+
+        def _run(
+            self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any
+        ) -> Any:
+            start = np.zeros((), np.uint8) if zero is None else zero
+            step, offset = (_along(value, x, axis) for value in (scale, start))
+            limits = np.iinfo(start.dtype)
+            # rint rounds halves to even, as the operator does.
+            steps = np.rint(x / step) + offset.astype(np.int64)
+            return (np.clip(steps, limits.min, limits.max).astype(start.dtype),)
+
+    class DequantizeLinear(OpRun):
+        op_domain = ""
+
+        def _run(
+            self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any
+        ) -> Any:
+            start = np.zeros((), x.dtype) if zero is None else zero
+            step, offset = (_along(value, x, axis) for value in (scale, start))
+            steps = x.astype(np.int64) - offset.astype(np.int64)
+            return (steps.astype(scale.dtype) * step,)
+
+    return [QuantizeLinear, DequantizeLinear]
+
+
+def _along(values: Array, x: Array, axis: int) -> Array:
+    """One value for all of `x`, or one for each index along an axis."""
+    if values.size == 1:
+        return values.reshape(())
+    return values.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
 
 
 def _check_spec(spec: BuildSpec) -> None:

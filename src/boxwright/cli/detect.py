@@ -32,6 +32,7 @@ _FRACTION = Number(0, 1)
     examples="""
     boxwright detect tiny.bw street.jpg
     boxwright detect tiny.bw photos/ -o out/ --save jsonl,coco,yolo,drawn
+    boxwright detect faces.bw people.jpg --attributes genderage.bw
     boxwright detect tiny.bw "cam1/**/*.jpg" --class person --score 0.5 --json
     """,
 )
@@ -53,6 +54,13 @@ _FRACTION = Number(0, 1)
     type=click.Path(path_type=Path),
     help="COCO annotations whose image and category ids --save coco takes.  [default: ids from "
     "file names]",
+)
+@click.option(
+    "--attributes",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="ENGINE",
+    help="Attribute model (sex and age, a class) that describes each box; repeatable.",
 )
 @click.option("--score", type=_FRACTION, help="Score threshold.  [default: the card's]")
 @click.option(
@@ -112,7 +120,8 @@ def command(
     report = _Report(settings, tables=len(paths) <= _TABLES)
     with contextlib.ExitStack() as stack:
         detector = stack.enter_context(_detector(settings, engine, options))
-        writer = _writer(detector, engine, paths, folder, kinds, annotations, resume)
+        models = (engine, *options["attributes"])
+        writer = _writer(detector, models, paths, folder, kinds, annotations, resume)
         if writer is not None:
             stack.enter_context(writer)
             if writer.resumed:
@@ -147,12 +156,13 @@ def _detector(settings: Settings, engine: Path, options: dict[str, Any]) -> Dete
             classes=options["classes"] or None,
             max_detections=options["max_"],
             batch_size=options["batch"],
+            attributes=options["attributes"],
         )
 
 
 def _writer(
     detector: Detector,
-    engine: Path,
+    models: tuple[Path, ...],
     paths: list[Path],
     folder: Path | None,
     kinds: tuple[str, ...],
@@ -164,7 +174,9 @@ def _writer(
     if folder is None or not set(kinds) - {"drawn"}:
         return None
     # What a result depends on: a run is only continued with the same.
-    facts = {**detector.settings, "engine_sha256": _sha256(engine), "save": list(kinds)}
+    facts = {**detector.settings, "engine_sha256": _sha256(models[0]), "save": list(kinds)}
+    if len(models) > 1:
+        facts["attributes_sha256"] = [_sha256(model) for model in models[1:]]
     return ResultWriter(
         paths,
         facts,

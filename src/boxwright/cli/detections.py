@@ -19,8 +19,15 @@ def show_table(result: FileResult) -> None:
     if not len(result.detections):
         return
     columns = ("class", "score", "left", "top", "right", "bottom")
-    rows = [
-        (r["class_name"], f"{r['score']:.3f}", *(f"{value:.1f}" for value in r["xyxy"]))
-        for r in result.detections.to_records()
+    shown = [
+        name
+        for name, column in result.detections.attributes.items()
+        if column.ndim == 1 and not name.endswith("_score")
     ]
-    table(columns, rows, right=columns[1:])
+    rows = [
+        (r["class_name"], f"{r['score']:.3f}", *(f"{value:.1f}" for value in r["xyxy"]), *texts)
+        for r, texts in zip(
+            result.detections.to_records(), result.detections.attribute_texts(), strict=True
+        )
+    ]
+    table((*columns, *shown), rows, right=columns[1:])

@@ -187,9 +187,14 @@ def _common(earlier: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]
 
 
 def _open(path: Path) -> Engine | Model:
-    if is_engine_file(path) or path.suffix.lower() == ".bw":
-        return Engine.open(path)
-    return Model.load(path)
+    is_engine = is_engine_file(path) or path.suffix.lower() == ".bw"
+    opened: Engine | Model = Engine.open(path) if is_engine else Model.load(path)
+    if opened.card.task != "detect":
+        raise InputError(
+            f"{path} is a model to {opened.card.task}; only detectors are verified, an import "
+            "with boxwright import --verify"
+        )
+    return opened
 
 
 def _build_that_runs(request: Request, subject: Engine | Model) -> str | None:

@@ -20,7 +20,10 @@ from boxwright.values import whole
 _MODULES = {
     "caffe": "boxwright.importers.caffe",
     "darknet": "boxwright.importers.darknet",
+    "mxnet": "boxwright.importers.mxnet",
     "onnx": "boxwright.importers.onnx",
+    "pytorch": "boxwright.importers.pytorch",
+    "tensorflow": "boxwright.importers.tensorflow",
 }
 
 

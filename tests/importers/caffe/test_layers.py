@@ -260,6 +260,15 @@ def bilinear(x: Array) -> Array:
     return grown[:, :, 1:-1, 1:-1]
 
 
+def shrunk(x: Array) -> Array:
+    """10 x 13 to 5 x 7, first and last pixels kept: (size - 1) / 2 + 1, rounded down."""
+    rows = np.arange(5) * 9 / 4
+    low = np.minimum(rows.astype(int), HEIGHT - 2)
+    part = (rows - low)[:, None]
+    lines = x[:, :, low] * (1 - part) + x[:, :, low + 1] * part
+    return np.asarray(lines[..., ::2])
+
+
 def log_of(x: Array) -> Array:
     return np.asarray(np.log(3 + 0.5 * np.abs(x)) / np.log(10))
 
@@ -291,6 +300,7 @@ FORMULAS: dict[str, tuple[str, Blobs, Callable[[Array], Array]]] = {
         {},
         bilinear,
     ),
+    "interp, shrunk": (layer("Interp", "interp_param { shrink_factor: 2 }"), {}, shrunk),
     "log": (
         layer("AbsVal", top="w") + layer("Log", "log_param { base: 10 scale: 0.5 shift: 3 }", "w"),
         {},

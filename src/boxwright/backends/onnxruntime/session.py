@@ -85,6 +85,11 @@ def session_options(options: Mapping[str, Any], optimise: bool) -> Any:
     return settings
 
 
+# Joins a Pad by 0 to the MaxPool behind it, whose own padding is minus infinity: where all
+# values at an edge are negative, 0 should win and does not (seen in 1.31).
+_WRONG_OPTIMIZERS = ["Pad_Fusion"]
+
+
 def open_session(data: bytes, settings: Any, device: str) -> Any:
     """A session of a serialised model.
 
@@ -97,7 +102,13 @@ def open_session(data: bytes, settings: Any, device: str) -> Any:
     runtime = import_onnxruntime()
     try:
         # Without `enable_fallback=0` a failure is printed and tried a second time.
-        session = runtime.InferenceSession(data, settings, providers=providers, enable_fallback=0)
+        session = runtime.InferenceSession(
+            data,
+            settings,
+            providers=providers,
+            enable_fallback=0,
+            disabled_optimizers=_WRONG_OPTIMIZERS,
+        )
     except Exception as error:  # its exceptions share no base but Exception
         raise BuildError(f"ONNX Runtime refuses the model: {plain_message(error)}") from error
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]

@@ -41,6 +41,8 @@ class OnnxImporter:
 
     def recognise(self, request: ImportRequest) -> Recognition | None:
         """By the fields that an ONNX model begins with."""
+        if request.weights.name == "saved_model.pb":
+            return None  # TensorFlow's begins with the same two fields
         if _looks_like_onnx(read_start(request.weights)):
             return Recognition(Confidence.CERTAIN, "it begins as an ONNX model does")
         if request.weights.suffix.lower() == ".onnx" and request.weights.is_file():

@@ -57,20 +57,22 @@ def raw(path: Path, fed: Any, outputs: list[str] | None = None) -> list[list[Arr
     return results
 
 
-def ours(model: Model) -> tuple[Array, Array]:
-    backend = registry.get("onnxruntime")
-    with backend.load(model, BuildSpec()) as runner:
+def ours(model: Model, name: str) -> tuple[Array, Array]:
+    with registry.get(name).load(model, BuildSpec()) as runner:
         found = runner.infer({"images": IMAGES})
     return found["boxes"], found["scores"]
 
 
 def same(path: Path, model: Model, boxes: Any, scores: Any) -> None:
     """Within what float32 rounds, through exponentials; and verified against the file."""
-    got_boxes, got_scores = ours(model)
     expected = np.asarray(boxes)
     assert np.ptp(expected) > 1, "the test shows nothing"
-    np.testing.assert_allclose(got_boxes, expected, rtol=1e-4, atol=5e-3)
-    np.testing.assert_allclose(got_scores, np.asarray(scores), rtol=1e-4, atol=1e-5)
+    for name in ("onnxruntime", "reference", "openvino"):
+        if registry.get(name).unavailable() is not None:
+            continue
+        got_boxes, got_scores = ours(model, name)
+        np.testing.assert_allclose(got_boxes, expected, rtol=1e-4, atol=5e-3, err_msg=name)
+        np.testing.assert_allclose(got_scores, np.asarray(scores), rtol=1e-4, atol=1e-5)
     request = make_request(path)
     verification = choose(request).verify(request, model)  # type: ignore[attr-defined]
     assert verification.passed, verification

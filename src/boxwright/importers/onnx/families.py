@@ -43,84 +43,84 @@ class Family:
     source: str = ""
 
 
-def _all() -> tuple[Family, ...]:
-    # GitHub owner/name of what is published; data/transforms of their inference scripts.
-    ultralytics = "documentation of Ultralytics' exports"
-    imagenet = PixelFormat(mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
-    nanodet = PixelFormat(
-        "bgr", scale=1.0, mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395)
-    )
-    return (
-        Family("yolov5", "YOLOv5, anchors and objectness", source=ultralytics),
-        Family("yolov6", "YOLOv6", source="meituan/YOLOv6"),
-        Family("yolov7", "YOLOv7, anchors and objectness", source="WongKinYiu/yolov7"),
-        Family(
-            "yolov8",
-            "YOLOv8, v9, v11, v5u: no objectness",
-            nms=Nms(iou_threshold=0.7),
-            source=ultralytics,
-        ),
-        Family("yolov10", "YOLOv10, end to end", nms=_NONE, source="THU-MIG/yolov10"),
-        Family(
-            "yolox",
-            "YOLOX",
-            PixelFormat("bgr", scale=1.0),
-            source="Megvii-BaseDetection/YOLOX, demo/ONNXRuntime",
-        ),
-        Family(
-            "nanodet",
-            "NanoDet-Plus",
-            nanodet,
-            resize="stretch",
-            nms=Nms(iou_threshold=0.6),
-            score_threshold=0.35,
-            source="RangiLyu/nanodet",
-        ),
-        Family(
-            "picodet",
-            "PP-PicoDet without its post-processing",
-            imagenet,
-            resize="stretch",
-            nms=Nms(iou_threshold=0.6),
-            score_threshold=0.4,
-            source="PaddlePaddle/PaddleDetection, deploy/third_engine/demo_onnxruntime",
-        ),
-        Family(
-            "ssd",
-            "SSD whose boxes are decoded",
-            PixelFormat(scale=1.0, mean=(127.0,), std=(128.0,)),
-            resize="stretch",
-            source="qfgaohao/pytorch-ssd and what was made of it",
-        ),
-        Family(
-            "retinanet",
-            "RetinaNet with the paper's anchors",
-            imagenet,
-            nms=Nms(iou_threshold=0.5),
-            source="Lin et al. 2017",
-        ),
-        Family(
-            "detr",
-            "DETR: queries, softmax with no-object",
-            imagenet,
-            resize="stretch",
-            nms=_NONE,
-            score_threshold=0.5,
-            source="facebookresearch/detr",
-        ),
-        Family(
-            "rtdetr",
-            "RT-DETR: queries, sigmoid",
-            resize="stretch",
-            nms=_NONE,
-            score_threshold=0.5,
-            source="lyuwenyu/RT-DETR",
-        ),
-        Family("end2end", "suppressed inside the graph", nms=_NONE, source=""),
-    )
+# GitHub owner/name of what is published; data/transforms of their inference scripts.
+_ULTRALYTICS = "documentation of Ultralytics' exports"
+_IMAGENET = PixelFormat(mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+_NANODET = PixelFormat(
+    "bgr", scale=1.0, mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395)
+)
+
+_TABLE = (
+    Family("yolov5", "YOLOv5, anchors and objectness", source=_ULTRALYTICS),
+    Family("yolov6", "YOLOv6", source="meituan/YOLOv6"),
+    Family("yolov7", "YOLOv7, anchors and objectness", source="WongKinYiu/yolov7"),
+    Family(
+        "yolov8",
+        "YOLOv8, v9, v11, v5u: no objectness",
+        nms=Nms(iou_threshold=0.7),
+        source=_ULTRALYTICS,
+    ),
+    Family("yolov10", "YOLOv10, end to end", nms=_NONE, source="THU-MIG/yolov10"),
+    Family(
+        "yolox",
+        "YOLOX",
+        PixelFormat("bgr", scale=1.0),
+        source="Megvii-BaseDetection/YOLOX, demo/ONNXRuntime",
+    ),
+    Family(
+        "nanodet",
+        "NanoDet-Plus",
+        _NANODET,
+        resize="stretch",
+        nms=Nms(iou_threshold=0.6),
+        score_threshold=0.35,
+        source="RangiLyu/nanodet",
+    ),
+    Family(
+        "picodet",
+        "PP-PicoDet without its post-processing",
+        _IMAGENET,
+        resize="stretch",
+        nms=Nms(iou_threshold=0.6),
+        score_threshold=0.4,
+        source="PaddlePaddle/PaddleDetection, deploy/third_engine/demo_onnxruntime",
+    ),
+    Family(
+        "ssd",
+        "SSD whose boxes are decoded",
+        PixelFormat(scale=1.0, mean=(127.0,), std=(128.0,)),
+        resize="stretch",
+        source="qfgaohao/pytorch-ssd and what was made of it",
+    ),
+    Family(
+        "retinanet",
+        "RetinaNet with the paper's anchors",
+        _IMAGENET,
+        nms=Nms(iou_threshold=0.5),
+        source="Lin et al. 2017",
+    ),
+    Family(
+        "detr",
+        "DETR: queries, softmax with no-object",
+        _IMAGENET,
+        resize="stretch",
+        nms=_NONE,
+        score_threshold=0.5,
+        source="facebookresearch/detr",
+    ),
+    Family(
+        "rtdetr",
+        "RT-DETR: queries, sigmoid",
+        resize="stretch",
+        nms=_NONE,
+        score_threshold=0.5,
+        source="lyuwenyu/RT-DETR",
+    ),
+    Family("end2end", "suppressed inside the graph", nms=_NONE, source=""),
+)
 
 
-FAMILIES = {family.name: family for family in _all()}
+FAMILIES = {family.name: family for family in _TABLE}
 
 # Anchors of networks trained on COCO at 640, (width, height) in pixels, by level.
 COCO_ANCHORS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {

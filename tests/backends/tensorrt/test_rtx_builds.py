@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from boxwright import backends
 from boxwright.backends.tensorrt import compile as compile_module
-from boxwright.backends.tensorrt.layers import EngineLayer, read_layers
+from boxwright.backends.tensorrt.layers import EngineLayer, best_described, read_layers
 from boxwright.engine import Engine
 from boxwright.errors import BuildError
 from boxwright.importers import import_model
@@ -108,11 +108,11 @@ def build_with_log(
     """Build in this process, where the log can be seen."""
     texts: list[str] = []
 
-    def spy(text: str | None) -> list[EngineLayer]:
-        texts.append(text or "")
-        return read_layers(text)
+    def spy(inspected: str | None, logged: str | None) -> list[EngineLayer]:
+        texts.append(logged or "")
+        return best_described(inspected, logged)
 
-    monkeypatch.setattr(compile_module, "read_layers", spy)
+    monkeypatch.setattr(compile_module, "best_described", spy)
     options = {"compute_capabilities": CAPABILITIES, "isolate": False, **options}
     engine = backends.build(model, backend="tensorrt-rtx", output=output, options=options)
     (text,) = texts

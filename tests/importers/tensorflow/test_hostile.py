@@ -282,3 +282,22 @@ def test_folding_refuses_what_does_not_fit() -> None:
     zero = np.zeros((), np.int32)
     with pytest.raises(ValueError, match="without end"):
         fold("Range", {}, [zero, zero + 5, zero])
+
+
+def test_a_classifier_has_one_attribute(tmp_path: Path) -> None:
+    content = graph(
+        IMAGE,
+        ints("shape", -1, 192),
+        ("flat", "Reshape", ["image", "shape"], {}),
+        ("weights", "Const", [], {"value": np.ones((192, 2), np.float32)}),
+        ("dense", "MatMul", ["flat", "weights"], {}),
+        ("end", "Softmax", ["dense"], {}),
+    )
+    path = tmp_path / "graph.pb"
+    path.write_bytes(content.SerializeToString())
+    model = import_model(path, size=8, names=["no", "yes"], options={"scale": 1})
+    model.check()
+    assert model.card.task == "classify"
+    assert [(a.name, a.kind, a.names) for a in model.card.attributes] == [
+        ("class", "class", ("no", "yes"))
+    ]

@@ -32,7 +32,7 @@ from boxwright.importers.tensorflow.lowering import Lowering, Tensor
 from boxwright.importers.tensorflow.network import Network, Node, refusal, short
 from boxwright.importers.tensorflow.options import KNOWN, keeps_quantization, pixel_format
 from boxwright.importers.tensorflow.rewrite import rewrite
-from boxwright.model import Model
+from boxwright.model import BOXES, SCORES, Model
 
 OPERATIONS = {**ops_math.OPERATIONS, **ops_shape.OPERATIONS, **ops_spatial.OPERATIONS}
 _SCORE_THRESHOLD = 0.25
@@ -121,6 +121,8 @@ class _Detector:
     def load(self, node: Node | None, text: Path | None) -> Model:
         form = pixel_format(self.request, self.network)
         self.builder.images(*self.size)
+        for name in (BOXES, SCORES):
+            self.builder.unique(name)  # so that no node of the file takes it
         self._feed(add_pixels(self.builder, form))
         files = [self.request.weights]
         if node is not None:

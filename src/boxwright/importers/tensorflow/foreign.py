@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from boxwright.card import ModelCard, Nms, Transform
+from boxwright.card import Attribute, ModelCard, Nms, Transform
 from boxwright.errors import ImportFailedError, ModelError
 from boxwright.files import printable
 from boxwright.graph.builder import GraphBuilder
@@ -33,6 +33,8 @@ from boxwright.importers.tensorflow.options import (
 from boxwright.model import Model
 
 _INPUT = "source_image"
+# A classifier's one attribute, and the output that has it.
+_CLASS = "class"
 
 
 def load_foreign(request: ImportRequest, network: Network) -> Model:
@@ -175,22 +177,25 @@ def _load_classifier(request: ImportRequest, network: Network) -> Model:
     graph = GraphBuilder(printable(request.weights.stem))
     lowering = Lowering(network, graph, OPERATIONS, keep_quantization=keeps_quantization(request))
     graph.images(*size)
+    graph.unique(_CLASS)  # so that no node of the file takes it
     fed = Tensor((1, *size, 3), np.dtype(np.float32), None, {"planes": add_pixels(graph, form)})
     lowering.feed(network.inputs[0], fed)
     (scores,) = lowering.run(network.outputs, request.progress)
     if len(scores.shape) != 2 or scores.shape[0] != 1:
         raise refusal(network.path, f"a classifier gives one row, not {list(scores.shape)}")
     classes = scores.shape[1]
-    graph.add("Identity", [lowering.get(scores, "plain")], "scores")
-    graph.output("scores", TensorProto.FLOAT, ["N", classes])
+    graph.add("Identity", [lowering.get(scores, "plain")], _CLASS)
+    graph.output(_CLASS, TensorProto.FLOAT, ["N", classes])
     names, file = asked_names(request.names, classes, "the network")
     if names is None and len(network.labels) == classes:
         names = tuple(map(printable, network.labels))
+    names = names or numbered_names(classes)
     card = ModelCard(
         name=printable(request.weights.stem),
         task="classify",
         family=network.description or "classifier",
-        class_names=names or numbered_names(classes),
+        class_names=names,
+        attributes=(Attribute(_CLASS, "class", names),),
         input_size=size,
         resize=request.resize or "stretch",
         interpolation=request.interpolation or "opencv",
@@ -198,7 +203,7 @@ def _load_classifier(request: ImportRequest, network: Network) -> Model:
         source_format="tensorflow",
         source_files=source_files([request.weights, *([file] if file else [])]),
         licence=request.licence or network.licence,
-        transforms=(record(request, lowering, form, {"scores": _sources(network)[0]}),),
+        transforms=(record(request, lowering, form, {_CLASS: _sources(network)[0]}),),
     )
     model = Model(graph.model, card)
     try:

@@ -19,6 +19,7 @@ from boxwright.evaluate.coco import MAX_DETECTIONS, coco_accuracy, coco_results
 from boxwright.evaluate.run import COCO_SCORE, evaluate
 from boxwright.images import load_image
 from boxwright.importers import choose, import_model, make_request
+from boxwright.importers.onnx import IMPORTER
 from boxwright.model import Model
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
@@ -185,3 +186,15 @@ def test_ap_of_yolox_nano(yolox: Model, fixtures_dir: Path) -> None:
     # Float32 swaps neighbours in a ranking now and then.
     assert (theirs.ap, theirs.ap50) == pytest.approx((ours.ap, ours.ap50), abs=2e-4)
     assert (ours.ap, ours.ap50) == pytest.approx((0.304, 0.459), abs=2e-3)
+
+
+def test_no_other_format_is_taken_for_onnx(fixtures_dir: Path) -> None:
+    """Every real file that importers read, by whichever importer."""
+    seen = 0
+    for path in sorted(fixtures_dir.rglob("*")):
+        if not path.is_file() or path.suffix in (".jpg", ".png", ".xml", ".txt", ".json", ".mp4"):
+            continue
+        found = IMPORTER.recognise(make_request(path))
+        assert (found is not None) == (path.suffix == ".onnx"), path
+        seen += found is not None
+    assert seen >= 2

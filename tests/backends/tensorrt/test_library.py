@@ -15,11 +15,14 @@ from tests.backends.tensorrt.modules import RTX, VERSIONS, make_library, make_tr
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in MODULES.values():
-        monkeypatch.delitem(sys.modules, module, raising=False)
+def nothing_remembered() -> Iterator[None]:
+    """What a test imports under TensorRT's names is gone after it, and the real ones are back."""
+    kept = {name: sys.modules.pop(name) for name in MODULES.values() if name in sys.modules}
     load_library.cache_clear()
     yield
+    for name in MODULES.values():
+        sys.modules.pop(name, None)
+    sys.modules.update(kept)
     load_library.cache_clear()
 
 

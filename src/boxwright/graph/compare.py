@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.extras import import_onnxruntime
+from boxwright.graph.session import plain_session
 from boxwright.graph.view import View
 
 if TYPE_CHECKING:
@@ -24,12 +23,10 @@ _FREE = 2
 _FREE_SIDE = 64
 # More input values than this are not made up.
 _MOST_VALUES = 1 << 26
-_FATAL = 4
 
 # Rounding makes no difference as gross; where one is, the original is asked again this often.
 _GROSS = 1e-4
 _REPEATS = 8
-_NOWHERE = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True)
@@ -115,19 +112,8 @@ def _distance(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def _run(proto: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> Feed | str:
-    runtime = import_onnxruntime()
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = _FATAL
-    settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # A crafted graph may name files as its weights: look for them where there are none.
-    settings.add_session_config_entry(_NOWHERE, os.devnull)
     try:
-        session = runtime.InferenceSession(
-            proto.SerializeToString(),
-            settings,
-            providers=["CPUExecutionProvider"],
-            enable_fallback=0,
-        )
+        session = plain_session(proto)
         given: Feed = {node.name: feed[node.name].astype(_NUMPY[node.type], copy=False)
                  for node in session.get_inputs()}  # fmt: skip
         names = [node.name for node in session.get_outputs()]

@@ -8,7 +8,6 @@ already, normalised, or scores are chances that add up to 1.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.errors import ImportFailedError
-from boxwright.extras import import_onnxruntime
 from boxwright.graph.pixels import Element, PixelLayout
+from boxwright.graph.session import plain_session
 from boxwright.graph.view import View, dims_of
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ SIDE_INPUTS = frozenset(
 # TensorProto's FLOAT, FLOAT16 and UINT8.
 _ELEMENTS: Mapping[int, Element] = {1: "float32", 10: "float16", 2: "uint8"}
 _MOST_ELEMENTS = 1 << 31
-_FATAL = 4
-_NOWHERE = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True)
@@ -114,19 +111,8 @@ def run(
         for name in extra:
             wider.graph.output.add(name=name)
         proto = wider
-    runtime = import_onnxruntime()
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = _FATAL
-    settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # A crafted graph may name files as its weights: look for them where there are none.
-    settings.add_session_config_entry(_NOWHERE, os.devnull)
     try:
-        session = runtime.InferenceSession(
-            proto.SerializeToString(),
-            settings,
-            providers=["CPUExecutionProvider"],
-            enable_fallback=0,
-        )
+        session = plain_session(proto)
         names = list(outputs) or [node.name for node in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:  # its exceptions share no base but Exception

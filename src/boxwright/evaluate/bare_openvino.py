@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from boxwright.closing import Closing
 from boxwright.model import IMAGES
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from boxwright.model import Model
 
 
-class BareOpenVino:
+class BareOpenVino(Closing):
     """One contender of a benchmark (see `boxwright.evaluate.contenders`).
 
     Compiles the model for each batch size it meets, for a fixed shape is OpenVINO's
@@ -68,9 +69,3 @@ class BareOpenVino:
     def close(self) -> None:
         """Let the compiled models go."""
         self._requests.clear()
-
-    def __enter__(self) -> BareOpenVino:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

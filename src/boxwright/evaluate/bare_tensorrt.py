@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxwright.closing import Closing
 from boxwright.model import IMAGES
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class _Call:
     keep: tuple[Any, ...]
 
 
-class BareTensorRt:
+class BareTensorRt(Closing):
     """One contender of a benchmark (see `boxwright.evaluate.contenders`).
 
     For each batch size it meets: one execution context, fixed memory on both sides, and one
@@ -137,9 +138,3 @@ class BareTensorRt:
         if piece.profile.index:
             context.set_optimization_profile_async(piece.profile.index, self._stream.handle)
             self._stream.synchronize()
-
-    def __enter__(self) -> BareTensorRt:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

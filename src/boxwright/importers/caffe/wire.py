@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.closing import Closing
 from boxwright.errors import WeightsError
 from boxwright.files import human_size, open_regular, printable
 
@@ -81,7 +82,7 @@ class StoredTransform:
     mean_file: str
 
 
-class CaffeModel:
+class CaffeModel(Closing):
     """A caffemodel file, opened and indexed; use it as a context manager.
 
     Attributes:
@@ -115,10 +116,8 @@ class CaffeModel:
             self._data.close()
             raise
 
-    def __enter__(self) -> CaffeModel:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Let the file go."""
         self._data.close()
 
     @property

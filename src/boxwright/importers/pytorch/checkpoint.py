@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.closing import Closing
 from boxwright.errors import WeightsError
 from boxwright.files import open_regular, printable
 from boxwright.importers.pytorch import archive
@@ -29,7 +29,7 @@ _LEGACY_PROTOCOL = 1001
 _COUNT = struct.Struct("<q")
 
 
-class Checkpoint:
+class Checkpoint(Closing):
     """An open file of ``torch.save``.
 
     Attributes:
@@ -70,15 +70,8 @@ class Checkpoint:
         # What tensors may claim altogether: two may share values, thousands may not.
         self._budget = 2 * sum(s.count for s in self._storages.values()) + (1 << 16)
 
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._stream.close()
 
     def numbers(self, tensor: Tensor) -> NDArray[np.float32]:

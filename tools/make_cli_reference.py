@@ -6,11 +6,11 @@ python tools/make_cli_reference.py --check   exit 1 when it is stale
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import click
+from _page import write_or_check
 
 from boxwright.cli.group import VERBS, cli
 
@@ -51,19 +51,5 @@ def _block(title: str, text: str) -> str:
     return f"## {title}\n\n```text\n{lines}\n```\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether it is stale")
-    text = reference()
-    if parser.parse_args().check:
-        fresh = TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text
-        if not fresh:
-            print(f"{TARGET} is stale; run: make docs", file=sys.stderr)
-        return 0 if fresh else 1
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, reference, __doc__))

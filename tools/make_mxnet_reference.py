@@ -6,10 +6,11 @@ python tools/make_mxnet_reference.py --check   exit 1 when it is stale
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from _page import write_or_check
 
 from boxwright.importers.mxnet import arithmetic, boxes, layers, pooling, shaping
 from boxwright.importers.mxnet.writer import OPERATORS
@@ -66,18 +67,5 @@ def _section(title: str, module: ModuleType) -> str:
     return f"\n## {title}\n\n| operators | what becomes of them |\n|---|---|\n{rows}"
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    if parser.parse_args().check:
-        if TARGET.read_text(encoding="utf-8") != page():
-            print(f"{TARGET} is stale: run make docs", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, page, __doc__))

@@ -6,9 +6,10 @@ python tools/make_targets_reference.py --check   exit 1 when it is stale
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+from _page import write_or_check
 
 from boxwright.graph.legalise import ORDER, PASSES
 from boxwright.graph.operators import SOURCES
@@ -99,18 +100,5 @@ def _pass(name: str) -> str:
     return _row([f"`{name}`", summary, allowed])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether it is stale")
-    text = reference()
-    if parser.parse_args().check:
-        fresh = TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text
-        if not fresh:
-            print(f"{TARGET} is stale; run: make docs", file=sys.stderr)
-        return 0 if fresh else 1
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, reference, __doc__))

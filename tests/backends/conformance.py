@@ -314,10 +314,11 @@ class BackendConformance:
         )
         with backends.load(foreign) as runner:
             runner.infer({"images": make_images(model, 1)})
-        # A compiler need not write the same plan twice, but a whole one it must be.
+        # A compiler that chooses by measuring need not write the same plan twice, nor one of
+        # the same size, but a whole one it must be.
         again = kept.read_bytes()
         assert hashlib.sha256(again[32:]).digest() == again[:32]
-        assert abs(len(again) - len(sound)) < len(sound) / 10
+        assert len(again) > max(len(sound) / 2, 32 + len(nonsense))
 
     def test_a_cache_that_cannot_be_written_costs_only_time(
         self,

@@ -171,10 +171,22 @@ class Execution:
             if not self._context.set_input_shape(spec.name, shape):
                 raise EngineError(f"TensorRT refuses {spec.name!r} of shape {list(shape)}")
 
+    def _make_room(self, name: str) -> None:
+        """Hold what the output may need at most, before TensorRT asks for memory.
+
+        TensorRT 8.6 asks in a second run for the bytes that the first one filled, and then
+        writes as many as there are (seen with NonZero). Where the bound is unknown or there
+        is not so much memory, what TensorRT asks for has to do.
+        """
+        most = self._context.get_max_output_size(name)
+        if most > 0:
+            self._growing[name].reallocate(most)
+
     def _run(self, count: int, addresses: Mapping[str, int]) -> None:
         self._set_batch(count)
         for name, address in addresses.items():
             if name in self._growing:
+                self._make_room(name)
                 continue
             if not self._context.set_tensor_address(name, address):
                 raise EngineError(f"TensorRT refuses the memory of {name!r}")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import boxwright
-from boxwright.attributes import AttributeModel, crop_region, cut_crop
+from boxwright.attributes import AttributeModel
 from boxwright.backends.plans import check_contract
-from boxwright.card import Attribute, Crop, ModelCard
+from boxwright.card import Attribute, Crop, ModelCard, TemplatePoint
+from boxwright.crops import crop_map, crop_region, cut_crop, resolve_crop, warp_crop
 from boxwright.drawing import draw_detections
 from boxwright.errors import CardError, EngineError, InputError, ModelError
 from boxwright.model import Model

@@ -17,6 +17,7 @@ from boxwright.importers import choose, make_request
 from boxwright.importers.mxnet import oracle
 from boxwright.importers.mxnet.importer import read_import
 from boxwright.importers.mxnet.params import read_params
+from boxwright.importers.mxnet.retinaface import POINTS
 from tests.hostile.mutate import mutations
 from tests.importers.mxnet.files import classifier, node
 

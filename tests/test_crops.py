@@ -91,7 +91,7 @@ def test_alignment_is_least_squares(seed: int) -> None:
 def test_aligned_pixels_are_those_of_opencv() -> None:
     """As insightface warps: its points and template count from a pixel's centre."""
     image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
-    image = cv2.GaussianBlur(image, (0, 0), 3)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), 3), np.uint8)
     points = np.array([(150, 90), (230, 100), (180, 150), (150, 200)], np.float32)
     matrix = least_squares(points.astype(float))
     shifted = matrix[:2].copy()

@@ -15,6 +15,7 @@ from boxwright.card import Attribute
 from boxwright.errors import BoxwrightError, ImportFailedError, MissingExtraError
 from boxwright.importers import choose, make_request
 from boxwright.importers.mxnet import oracle
+from boxwright.importers.mxnet.classify import mean_face
 from boxwright.importers.mxnet.importer import read_import
 from boxwright.importers.mxnet.params import read_params
 from boxwright.importers.mxnet.retinaface import POINTS
@@ -232,11 +233,20 @@ def test_gender_and_age(fixtures_dir: Path) -> None:
     assert card.attributes[1] == Attribute("age", "number", unit="years")
     assert card.crop is not None
     assert card.crop.shape == "aligned"
-    # Left and right as in the image: eyes above the mouth, left ones left.
-    at = {point.name: (point.x, point.y) for point in card.crop.template}
-    assert set(at) == set(POINTS)
-    assert at["left_eye"][0] < at["nose"][0] < at["right_eye"][0]
-    assert at["left_eye"][1] < at["nose"][1] < at["left_mouth_corner"][1]
+    assert tuple(point.name for point in card.crop.template) == POINTS
+    # The mean face as ArcFace's programs have it, from the centre of the first pixel.
+    published = [
+        (38.2946, 51.6963),
+        (73.5318, 51.5014),
+        (56.0252, 71.7366),
+        (41.5493, 92.3655),
+        (70.7299, 92.2041),
+    ]
+    got = [(point.x - 0.5, point.y - 0.5) for point in card.crop.template]
+    assert np.array(got) == pytest.approx(np.array(published))
+    # In an input of another size it is as much larger.
+    half = mean_face((56, 224))
+    assert [(p.x / 2, p.y * 2) for p in half] == [(p.x, p.y) for p in card.crop.template]
 
 
 def test_faces(fixtures_dir: Path) -> None:

@@ -77,11 +77,12 @@ def gender_age(writer: Writer, raw: Value, size: tuple[int, int]) -> Classified:
         (Attribute("sex", "class", _SEX), Attribute("age", "number", unit="years")),
         (sex, writer.reshape(age, (BATCH,), "decode/age")),
         # insightface's own program gives the network faces turned by their landmarks.
-        Crop("aligned", template=_mean_face(size)),
+        Crop("aligned", template=mean_face(size)),
     )
 
 
-def _mean_face(size: tuple[int, int]) -> tuple[TemplatePoint, ...]:
+def mean_face(size: tuple[int, int]) -> tuple[TemplatePoint, ...]:
+    """ArcFace's mean face in an input of ``(height, width)``: pixels from its edges."""
     rows, columns = size[0] / _FACE_SIDE, size[1] / _FACE_SIDE
     return tuple(TemplatePoint(name, x * columns, y * rows) for name, x, y in _FACE)
 

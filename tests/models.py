@@ -95,7 +95,7 @@ def make_model(
     x = build.op("Concat", x, skip, axis=1)
     _decode(build, build.conv(x, 2 * channels, 4 + len(CLASSES), 1), height // 4, width // 4)
     if landmarks:
-        shape = build.constant([0, -1, len(POINTS), 2], np.int64)
+        shape = build.constant([0, height * width // 16, len(POINTS), 2], np.int64)
         build.op("Reshape", BOXES, shape, output=LANDMARKS)
     return _finish(build, height, width, name, landmarks)
 

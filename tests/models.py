@@ -14,9 +14,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from boxwright.card import ModelCard
-from boxwright.model import BOXES, IMAGES, SCORES, Model
+from boxwright.model import BOXES, IMAGES, LANDMARKS, SCORES, Model
 
 CLASSES = ("cat", "dog", "bird")
+POINTS = ("upper_left", "lower_right")
 
 
 class GraphBuilder:
@@ -63,9 +64,18 @@ class GraphBuilder:
 
 
 def make_model(
-    *, height: int = 32, width: int = 64, seed: int = 0, channels: int = 16, name: str = "tiny"
+    *,
+    height: int = 32,
+    width: int = 64,
+    seed: int = 0,
+    channels: int = 16,
+    name: str = "tiny",
+    landmarks: bool = False,
 ) -> Model:
-    """A detector of random weights for `height` x `width` images (multiples of 16)."""
+    """A detector of random weights for `height` x `width` images (multiples of 16).
+
+    With `landmarks` it gives two points of each box, which are its corners (`POINTS`).
+    """
     build = GraphBuilder(seed)
     floats = build.op("Cast", IMAGES, to=TensorProto.FLOAT)
     scaled = build.op("Mul", floats, build.constant(1 / 255))
@@ -84,7 +94,10 @@ def make_model(
     )
     x = build.op("Concat", x, skip, axis=1)
     _decode(build, build.conv(x, 2 * channels, 4 + len(CLASSES), 1), height // 4, width // 4)
-    return _finish(build, height, width, name)
+    if landmarks:
+        shape = build.constant([0, height * width // 16, len(POINTS), 2], np.int64)
+        build.op("Reshape", BOXES, shape, output=LANDMARKS)
+    return _finish(build, height, width, name, landmarks)
 
 
 def _decode(build: GraphBuilder, head: str, rows: int, columns: int) -> None:
@@ -104,7 +117,10 @@ def _decode(build: GraphBuilder, head: str, rows: int, columns: int) -> None:
     build.op("Concat", low, high, output=BOXES, axis=2)
 
 
-def _finish(build: GraphBuilder, height: int, width: int, name: str) -> Model:
+def _finish(
+    build: GraphBuilder, height: int, width: int, name: str, landmarks: bool = False
+) -> Model:
+    points = helper.make_tensor_value_info(LANDMARKS, TensorProto.FLOAT, ["N", "A", len(POINTS), 2])
     graph = helper.make_graph(
         build.nodes,
         name,
@@ -112,12 +128,19 @@ def _finish(build: GraphBuilder, height: int, width: int, name: str) -> Model:
         [
             helper.make_tensor_value_info(BOXES, TensorProto.FLOAT, ["N", "A", 4]),
             helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["N", "A", len(CLASSES)]),
+            *([points] if landmarks else []),
         ],
         build.weights,
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(proto, full_check=True)
-    return Model(proto, ModelCard(name=name, class_names=CLASSES, input_size=(height, width)))
+    card = ModelCard(
+        name=name,
+        class_names=CLASSES,
+        input_size=(height, width),
+        landmarks=POINTS if landmarks else (),
+    )
+    return Model(proto, card)
 
 
 def make_images(model: Model, count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -43,6 +43,10 @@ def test_types_are_made_uniform() -> None:
         ({"track_id": np.array([1])}, "track_id must have shape"),
         ({"attributes": {"age": np.array([1])}}, "attribute 'age' must have 3 rows, got 1"),
         ({"score": [0.9, np.nan, 0.1]}, "finite"),
+        ({"landmarks": np.zeros((2, 5, 2))}, r"landmarks must have shape \(3, L, 2\), got \(2, 5"),
+        ({"landmarks": np.zeros((3, 10))}, r"landmarks must have shape \(3, L, 2\)"),
+        ({"landmarks": np.zeros((3, 5, 3))}, r"landmarks must have shape \(3, L, 2\)"),
+        ({"landmarks": np.full((3, 5, 2), np.inf)}, "landmarks must be finite"),
         ({"xyxy": [[0, 0, np.inf, 1]] * 3}, "finite"),
         ({"attributes": {"age": 30}}, "attribute 'age' must have 3 rows, got a single value"),
         ({"score": [0.9, 1.5, 0.1]}, "score must be 0 to 1, got 0.1.* to 1.5"),
@@ -140,3 +144,17 @@ def test_numpys_own_integers_select_one() -> None:
 def test_a_runtimes_rounding_above_1_is_kept() -> None:
     above = float(np.nextafter(np.float32(1), np.float32(2)))
     assert three(score=[above, 0.8, 0.7]).score[0] == np.float32(above)
+
+
+def test_landmarks_go_with_their_boxes() -> None:
+    points = np.arange(12).reshape(3, 2, 2)
+    both = three(landmarks=points)
+    assert both.landmarks is not None
+    assert both.landmarks.dtype == np.float32
+    chosen = both[both.class_id == 1].landmarks
+    assert chosen is not None
+    assert chosen.tolist() == points[[0, 2]].tolist()
+    assert both[2].to_records()[0]["landmarks"] == [[8.0, 9.0], [10.0, 11.0]]
+    json.dumps(both.to_records())
+    assert "landmarks" not in three().to_records()[0]
+    assert three()[1:].landmarks is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -193,3 +194,18 @@ def test_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         save_image(tmp_path / "file" / "image.png", grey())
+
+
+def test_landmarks_are_dots_at_their_pixels() -> None:
+    one = found((0, 100, 60, 200, 150))
+    points = np.array([[[150.5, 100.5], [-4e6, 5], [299.9, 199.9]]], np.float32)
+    plain = draw_detections(grey(), one, labels=False, line_width=3)
+    drawn = draw_detections(grey(), replace(one, landmarks=points), labels=False, line_width=3)
+    colour = list(class_colour(0))
+    changed = np.argwhere((drawn != plain).any(axis=2))
+    dot = changed[(changed < 190).all(axis=1)]
+    assert dot.mean(axis=0).tolist() == [100, 150]
+    assert drawn[100, 150].tolist() == drawn[101, 151].tolist() == colour
+    assert drawn[98, 150].tolist() == [45, 45, 45]
+    assert drawn[199, 299].tolist() == colour
+    assert len(dot) == 25

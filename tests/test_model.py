@@ -9,9 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from boxwright import backends
 from boxwright import model as model_module
+from boxwright.backends.plans import check_contract
 from boxwright.card import CARD_KEY
-from boxwright.errors import CardError, InputError, ModelError
+from boxwright.errors import CardError, EngineError, InputError, ModelError
 from boxwright.model import Model
 from tests.models import make_model
 
@@ -140,3 +142,24 @@ def test_text_that_is_not_utf8_is_refused(place: str) -> None:
     data = model.to_bytes().replace(b"findme", b"findm\xff")
     with pytest.raises(ModelError, match="text that is not UTF-8"):
         Model.from_bytes(data)
+
+
+def test_landmarks_are_an_output_more() -> None:
+    model = make_model(landmarks=True)
+    model.check()
+    assert Model.from_bytes(model.to_bytes()).card.landmarks == model.card.landmarks
+    more = dataclasses.replace(model.card, landmarks=("a", "b", "c"))
+    with pytest.raises(ModelError, match=r"'landmarks' must be float .*3, 2\], got .*2, 2\]"):
+        model.with_card(more).check()
+    plain = make_model()
+    with pytest.raises(ModelError, match="expected an output 'landmarks' of 3 points"):
+        plain.with_card(more).check()
+    # A graph may have an output that its card does not speak of.
+    model.with_card(plain.card).check()
+    for card, fits in ((model.card, True), (plain.card, True), (more, False)):
+        with backends.load(model, backend="reference") as runner:
+            if fits:
+                check_contract(card, runner.inputs, runner.outputs, "it")
+                continue
+            with pytest.raises(EngineError, match=r"'landmarks' must be float32 .*3, 2\]"):
+                check_contract(card, runner.inputs, runner.outputs, "it")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -409,3 +410,13 @@ def test_the_same_relative_path_elsewhere_is_another_image(
     monkeypatch.chdir(tmp_path / "two")
     with pytest.raises(InputError, match="working_folder"):
         ResultWriter(["a.jpg"], {}, jsonl=tmp_path / "out.jsonl")
+
+
+def test_landmarks_keep_float32_exactly() -> None:
+    points = np.random.default_rng(0).uniform(0, 999, (2, 5, 2)).astype(np.float32)
+    record = image_record("a.jpg", (10, 20), replace(detections(), landmarks=points))
+    text = json.dumps(record)
+    again = [item["landmarks"] for item in json.loads(text)["detections"]]
+    assert np.array_equal(np.array(again, np.float32), points)
+    assert len(text) < 900, "as short as float32 allows"
+    assert all("landmarks" not in i for i in image_record("b", (1, 1), detections())["detections"])

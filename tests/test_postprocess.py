@@ -384,3 +384,36 @@ def test_scores_above_1_are_refused() -> None:
 def test_a_score_rounded_beyond_1_is_1() -> None:
     found = detect([[0, 0, 9, 9]], [[1.0000002, 0, 0]])
     assert found.detections.score.tolist() == [1.0]
+
+
+def test_landmarks_stay_with_their_boxes() -> None:
+    """Through the threshold, suppression, the limit and the map to the source."""
+    faces = ModelCard("faces", NAMES, (100, 100), landmarks=("a", "b"))
+    boxes = random_boxes(300, seed=4)
+    scores = np.random.default_rng(5).uniform(0, 1, (300, 3)).astype(np.float32)
+    # Each box's points are its corners, so they must end where the box does.
+    points = boxes.reshape(-1, 2, 2)
+    geometry = Geometry((50, 200), (100, 100), (25, 100), (37.5, 0.0))
+    finish = Postprocessor(faces, score_threshold=0.6, max_detections=20, clip=False)
+    found = finish(boxes, scores, geometry, points)
+    assert len(found) == 20
+    assert found.landmarks is not None
+    assert found.landmarks.reshape(-1, 4) == pytest.approx(found.xyxy)
+    assert np.array_equal(finish(boxes, scores, geometry).xyxy, found.xyxy)
+    assert finish(boxes, scores, geometry).landmarks is None
+    clipped = Postprocessor(faces, score_threshold=0.6, max_detections=20)
+    outside = clipped(boxes, scores, geometry, points).landmarks
+    assert outside is not None
+    assert outside.min() < 0, "points are not clipped with their boxes"
+    with pytest.raises(InputError, match=r"landmarks must be \(300, 2, 2\) .*got \(300, 5, 2\)"):
+        finish(boxes, scores, geometry, np.zeros((300, 5, 2), np.float32))
+
+
+def test_landmarks_that_are_not_numbers() -> None:
+    faces = ModelCard("faces", ("face",), (100, 100), landmarks=("a",))
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 90]], np.float32)
+    scores = np.full((3, 1), 0.9, np.float32)
+    points = np.array([[[1, 1]], [[np.nan, 1]], [[np.inf, 1]]], np.float32)
+    outcome = Postprocessor(faces).process(boxes, scores, SQUARE, points)
+    assert outcome.not_finite == 1
+    assert outcome.detections.xyxy[:, 0].tolist() == [0, 80]

@@ -1,23 +1,20 @@
 """Cascades: a detector's boxes, and what a second model says of each.
 
 An attribute model (task ``classify``) sees a crop of every detection, brought to its input
-size. Which crop is on its card: the box, or a square about its centre with a margin. What
-lies outside the image has the card's pad value; pixels are interpolated as
-``cv2.resize`` does, bilinear on pixel centres.
+size. Which crop (:mod:`boxwright.crops`) is the caller's choice, else its card's, else the box.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxwright.card import Crop, ModelCard
+from boxwright.card import ModelCard
 from boxwright.closing import Closing
+from boxwright.crops import crop_map, resolve_crop, warp_crop
 from boxwright.errors import InputError, ModelError
-from boxwright.images import import_cv2
 from boxwright.model import IMAGES
 from boxwright.parallel import map_images
 from boxwright.progress import ProgressCallback, silent
@@ -29,15 +26,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from boxwright.backends.base import Precision, Runner
+    from boxwright.card import Crop
     from boxwright.engine import Engine
     from boxwright.model import Model
     from boxwright.preprocess import Pixels
 
 CROPS_AT_ONCE = 32
 """Crops that run together where the model takes any number; they may be of several images."""
-
-# OpenCV's warp takes sides below 2¹⁵.
-_MAX_SIDE = 1 << 14
 
 
 class AttributeModel(Closing):
@@ -55,6 +50,9 @@ class AttributeModel(Closing):
         progress: Called while a plan is rebuilt.
         batch_size: Crops per run; by default the model's fixed batch, or `CROPS_AT_ONCE`.
         runner: Run with this instead of loading `source`; it is closed with this.
+        crop: What the model is to see, instead of what its card says: a
+            :class:`~boxwright.card.Crop`, or text as
+            :func:`~boxwright.crops.resolve_crop` takes it.
 
     Raises:
         InputError: `source` cannot be read, or an argument is wrong.
@@ -72,6 +70,7 @@ class AttributeModel(Closing):
         progress: ProgressCallback = silent,
         batch_size: int | None = None,
         runner: Runner | None = None,
+        crop: Crop | str | None = None,
     ) -> None:
         from boxwright.detector import load_source, open_source
 
@@ -85,6 +84,7 @@ class AttributeModel(Closing):
             )
         if batch_size is not None and (whole(batch_size) or 0) < 1:
             raise InputError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
+        self.crop = resolve_crop(crop, self.card)
         self._closed = False
         self._runner = runner or load_source(
             opened,
@@ -114,35 +114,68 @@ class AttributeModel(Closing):
     @property
     def settings(self) -> dict[str, Any]:
         """What the results depend on, as JSON values."""
-        crop = self.card.crop or Crop()
+        crop: dict[str, Any] = {"shape": self.crop.shape, "scale": self.crop.scale}
+        if self.crop.shape == "aligned":
+            crop["template"] = [[p.name, p.x, p.y] for p in self.crop.template]
         return {
             "model": self.card.name,
             "source_files": [file.sha256 for file in self.card.source_files],
             "input_size": list(self.card.input_size),
-            "crop": {"shape": crop.shape, "scale": crop.scale},
+            "crop": crop,
         }
 
+    def choose_points(self, landmarks: tuple[str, ...]) -> list[int]:
+        """Which of a detector's landmarks the crop is aligned by, in the template's order.
+
+        Args:
+            landmarks: The detector's, as its card names them.
+
+        Returns:
+            Their numbers; none for a crop that needs none.
+
+        Raises:
+            InputError: The detector does not give them.
+        """
+        if self.crop.shape != "aligned":
+            return []
+        wanted = [point.name for point in self.crop.template]
+        if missing := [name for name in wanted if name not in landmarks]:
+            given = ", ".join(landmarks) or "no landmarks"
+            raise InputError(
+                f"{self.card.name} wants its crops aligned by {', '.join(wanted)}; the detector "
+                f"gives {given}, so {missing[0]!r} is missing. Take a detector that has them, "
+                "or another crop, such as 'box' (--attributes-crop box)"
+            )
+        return [landmarks.index(name) for name in wanted]
+
     def __call__(
-        self, images: Sequence[Pixels], boxes: Sequence[NDArray[np.float32]]
+        self,
+        images: Sequence[Pixels],
+        boxes: Sequence[NDArray[np.float32]],
+        points: Sequence[NDArray[np.float32]] | None = None,
     ) -> list[dict[str, NDArray[Any]]]:
         """Describe the boxes of several images; crops of all of them share batches.
 
         Args:
             images: uint8 ``(H, W, 3)`` RGB, each of its own size.
             boxes: For each image float32 ``(n, 4)``, `xyxy` in its pixels.
+            points: For each image float32 ``(n, P, 2)``, the landmarks of
+                :meth:`choose_points`; needed by crops that are aligned, and by no others.
 
         Returns:
             For each image, columns of its ``n`` boxes by name: of a class its name (text)
             and its score (float32, 0 to 1), of a number its value (float32).
 
         Raises:
-            InputError: This is closed, or there are not as many images as boxes' arrays.
+            InputError: This is closed, there are not as many images as boxes' arrays, or
+                landmarks are missing or of another number.
         """
         if self._closed:
             raise InputError("the attribute model is closed; make a new one")
         if len(images) != len(boxes):
             raise InputError(f"{len(images)} images and boxes of {len(boxes)} were given")
-        wanted = [(i, box) for i, rows in enumerate(boxes) for box in rows]
+        maps = self._maps(boxes, points)
+        wanted = [(i, back) for i, rows in enumerate(maps) for back in rows]
         outputs: dict[str, list[NDArray[Any]]] = {a.name: [] for a in self.card.attributes}
         for start in range(0, len(wanted), self.batch_size):
             chunk = wanted[start : start + self.batch_size]
@@ -155,14 +188,32 @@ class AttributeModel(Closing):
             for i in range(len(images))
         ]
 
-    def _run(
-        self, images: Sequence[Pixels], chunk: list[tuple[int, NDArray[np.float32]]]
-    ) -> dict[str, NDArray[Any]]:
-        crop = self.card.crop or Crop()
+    def _maps(
+        self,
+        boxes: Sequence[NDArray[np.float32]],
+        points: Sequence[NDArray[np.float32]] | None,
+    ) -> list[list[NDArray[np.float64]]]:
+        """For each box of each image, where in the image its crop's pixels come from."""
+        crop, size = self.crop, self.card.input_size
+        if crop.shape != "aligned":
+            return [[crop_map(box, crop, size) for box in rows] for rows in boxes]
+        expected = [(len(rows), len(crop.template), 2) for rows in boxes]
+        given = None if points is None else [rows.shape for rows in points]
+        if points is None or given != expected:
+            raise InputError(
+                f"{self.card.name} aligns its crops: points must be of shapes {expected}, "
+                f"got {given}"
+            )
+        return [
+            [crop_map(box, crop, size, at) for box, at in zip(rows, where, strict=True)]
+            for rows, where in zip(boxes, points, strict=True)
+        ]
 
-        def cut(item: tuple[int, NDArray[np.float32]]) -> Pixels:
-            region = crop_region(item[1], crop)
-            return cut_crop(images[item[0]], region, self.card.input_size, self.card.pad_value)
+    def _run(
+        self, images: Sequence[Pixels], chunk: list[tuple[int, NDArray[np.float64]]]
+    ) -> dict[str, NDArray[Any]]:
+        def cut(item: tuple[int, NDArray[np.float64]]) -> Pixels:
+            return warp_crop(images[item[0]], item[1], self.card.input_size, self.card.pad_value)
 
         batch = np.stack(map_images(cut, chunk))
         missing = (self._fixed_batch or 0) - len(batch)
@@ -190,61 +241,3 @@ class AttributeModel(Closing):
         if not self._closed:
             self._closed = True
             self._runner.close()
-
-
-def crop_region(box: NDArray[np.float32], crop: Crop) -> tuple[float, float, float, float]:
-    """What a crop rule takes of an image for a box: left, top, right, bottom.
-
-    It may reach beyond the image. It is one pixel wide and high at least.
-    """
-    left, top, right, bottom = (float(value) for value in box)
-    width, height = right - left, bottom - top
-    if crop.shape == "square":
-        width = height = max(width, height)
-    half_width = max(width * crop.scale, 1.0) / 2
-    half_height = max(height * crop.scale, 1.0) / 2
-    x, y = (left + right) / 2, (top + bottom) / 2
-    return x - half_width, y - half_height, x + half_width, y + half_height
-
-
-def cut_crop(
-    image: Pixels,
-    region: tuple[float, float, float, float],
-    size: tuple[int, int],
-    pad_value: int,
-) -> Pixels:
-    """A region of an image, stretched to a size.
-
-    Args:
-        image: uint8 ``(H, W, 3)``.
-        region: Left, top, right, bottom in pixels, fractions included.
-        size: ``(height, width)`` of the result.
-        pad_value: For what lies outside the image.
-    """
-    cv2 = import_cv2()
-    left, top, right, bottom = region
-    height, width = image.shape[:2]
-    # The part that the region touches, with the neighbours that interpolation reads.
-    x0, y0 = max(math.floor(left) - 2, 0), max(math.floor(top) - 2, 0)
-    x1, y1 = min(math.ceil(right) + 2, width), min(math.ceil(bottom) + 2, height)
-    if x1 <= x0 or y1 <= y0:
-        return np.full((*size, 3), pad_value, np.uint8)
-    step = -(-max(x1 - x0, y1 - y0) // _MAX_SIDE)
-    part = np.ascontiguousarray(image[y0:y1:step, x0:x1:step])
-    scale_x, scale_y = (right - left) / size[1], (bottom - top) / size[0]
-    # Pixel u of the crop has its centre at u + 0.5, as pixel x of the image at x + 0.5.
-    back = np.array(
-        [
-            [scale_x / step, 0, ((left - x0) + scale_x / 2) / step - 0.5],
-            [0, scale_y / step, ((top - y0) + scale_y / 2) / step - 0.5],
-        ]
-    )
-    result: Pixels = cv2.warpAffine(
-        part,
-        back,
-        (size[1], size[0]),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(pad_value,) * 3,
-    )
-    return result

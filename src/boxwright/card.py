@@ -23,7 +23,7 @@ Resize = Literal["letterbox", "stretch"]
 Interpolation = Literal["darknet", "opencv"]
 NmsKind = Literal["iou", "diou", "none"]
 AttributeKind = Literal["class", "number"]
-CropShape = Literal["square", "box"]
+CropShape = Literal["square", "box", "aligned"]
 
 # A card is read from files nobody vouches for; these bound what one may hold.
 _MAX_JSON_BYTES = 16 << 20
@@ -31,6 +31,7 @@ _MAX_SIDE = 16384
 _MAX_CLASSES = 65536
 _MAX_ATTRIBUTES = 64
 _MAX_CROP = 16
+_MAX_LANDMARKS = 256
 
 
 @dataclass(frozen=True)
@@ -118,17 +119,35 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class TemplatePoint:
+    """Where an attribute model expects a landmark.
+
+    Attributes:
+        name: Of the landmark, as the detector's card names it.
+        x: In pixels of the attribute model's input, 0 at its left edge.
+        y: Likewise, 0 at its upper edge.
+    """
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Crop:
     """What an attribute model is to see of a detection.
 
     Attributes:
         shape: ``square``: a square about the box's centre, its side `scale` times the box's
-            longer side; ``box``: the box, each side `scale` times as long.
-        scale: How much is taken; 1 is the box itself.
+            longer side; ``box``: the box, each side `scale` times as long; ``aligned``:
+            turned, scaled and moved so that the landmarks come to lie on `template`.
+        scale: How much is taken; 1 is the box itself, or the template as it is.
+        template: For ``aligned``, two landmarks or more; no other shape looks at it.
     """
 
     shape: CropShape = "box"
     scale: float = 1.0
+    template: tuple[TemplatePoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +172,8 @@ class ModelCard:
         transforms: What was done to the model since, oldest first.
         attributes: What a model of the task ``classify`` says; its outputs by name.
         crop: What such a model is to see of a detection; ``None`` is the box as it is.
+        landmarks: Names of the points that a detector gives of each box, in the order of its
+            output `landmarks`; empty where it gives none.
     """
 
     name: str
@@ -172,6 +193,7 @@ class ModelCard:
     transforms: tuple[Transform, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     crop: Crop | None = None
+    landmarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -212,9 +234,12 @@ class ModelCard:
 _Record = TypeVar("_Record")
 
 
+_LISTS = ("class_names", "heads", "source_files", "transforms", "attributes", "landmarks")
+
+
 def _read_card(cls: type[ModelCard], content: dict[str, Any]) -> ModelCard:
     try:
-        for name in ("class_names", "heads", "source_files", "transforms", "attributes"):
+        for name in _LISTS:
             # A text or an object would otherwise pass for a list of its letters or keys.
             if not isinstance(content.get(name, []), list):
                 raise TypeError(f"{name!r} must be a list")
@@ -233,7 +258,8 @@ def _read_card(cls: type[ModelCard], content: dict[str, Any]) -> ModelCard:
             _read_attribute(item) for item in content.get("attributes", ())
         )
         if content.get("crop") is not None:
-            content["crop"] = _read_record(Crop, content["crop"])
+            content["crop"] = _read_crop(content["crop"])
+        content["landmarks"] = tuple(content.get("landmarks", ()))
         return _read_record(cls, content)
     except KeyError as error:
         raise CardError(f"the model card lacks {error.args[0]!r}") from error
@@ -255,6 +281,15 @@ def _read_attribute(content: Any) -> Attribute:
         raise TypeError("'names' of an attribute must be a list")
     attribute["names"] = tuple(names)
     return _read_record(Attribute, attribute)
+
+
+def _read_crop(content: Any) -> Crop:
+    crop = dict(content)
+    template = crop.get("template", [])
+    if not isinstance(template, list):
+        raise TypeError("'template' of a crop must be a list")
+    crop["template"] = tuple(_read_record(TemplatePoint, item) for item in template)
+    return _read_record(Crop, crop)
 
 
 def _read_record(cls: type[_Record], content: Any) -> _Record:
@@ -307,6 +342,8 @@ def _validate(card: ModelCard) -> None:
     _validate_nms(card.nms)
     _validate_records(card)
     _validate_attributes(card)
+    _validate_crop(card.crop)
+    _validate_landmarks(card)
 
 
 def _validate_nms(nms: Nms) -> None:
@@ -356,7 +393,7 @@ def _validate_records(card: ModelCard) -> None:
 
 
 # Columns of a detection, which an attribute cannot be called.
-_COLUMNS = frozenset({"class_id", "class_name", "score", "xyxy", "track_id"})
+_COLUMNS = frozenset({"class_id", "class_name", "score", "xyxy", "track_id", "landmarks"})
 
 
 def _validate_attributes(card: ModelCard) -> None:
@@ -379,16 +416,48 @@ def _validate_attributes(card: ModelCard) -> None:
             "an attribute must be of the kind 'class', with names, or 'number', without",
             attribute,
         )
-    crop = card.crop
+
+
+def _validate_crop(crop: Crop | None) -> None:
+    if crop is None:
+        return
     _check(
-        crop is None
-        or (
-            crop.shape in get_args(CropShape)
-            and _is_number(crop.scale)
-            and 0 < crop.scale <= _MAX_CROP
-        ),
-        f"crop must be 'square' or 'box', its scale above 0 and up to {_MAX_CROP}",
+        crop.shape in get_args(CropShape)
+        and _is_number(crop.scale)
+        and 0 < crop.scale <= _MAX_CROP,
+        f"crop must be one of {get_args(CropShape)}, its scale above 0 and up to {_MAX_CROP}",
         crop,
+    )
+    points = crop.template
+    _check(
+        len(points) <= _MAX_LANDMARKS
+        and all(isinstance(p.name, str) and _is_number(p.x) and _is_number(p.y) for p in points)
+        and all(max(abs(p.x), abs(p.y)) <= _MAX_SIDE for p in points)
+        and len({p.name for p in points}) == len(points),
+        f"crop.template must be up to {_MAX_LANDMARKS} points of different names",
+        points,
+    )
+    _check(
+        crop.shape != "aligned" or len({(p.x, p.y) for p in points}) > 1,
+        "a crop that is 'aligned' must have a template of two places or more",
+        points,
+    )
+
+
+def _validate_landmarks(card: ModelCard) -> None:
+    names = card.landmarks
+    _check(
+        isinstance(names, tuple)
+        and len(names) <= _MAX_LANDMARKS
+        and all(isinstance(name, str) and name for name in names)
+        and len(set(names)) == len(names),
+        f"landmarks must be up to {_MAX_LANDMARKS} different names",
+        names,
+    )
+    _check(
+        card.task == "detect" or not names,
+        f"a model to {card.task} must have no landmarks",
+        names,
     )
 
 

@@ -25,6 +25,9 @@ class Detections:
         class_names: Names of all classes the detector knows.
         track_id: int64 ``(n,)`` when a tracker ran, else ``None``.
         attributes: One array of length `n` per attribute, such as ``age``.
+        landmarks: float32 ``(n, L, 2)``: x and y of each point in pixels of the source image,
+            in the order that the detector's card names them; ``None`` where it has none. A
+            point may lie outside its box, and outside the image.
 
     Index with a boolean mask, a slice or an integer array to select rows.
 
@@ -38,6 +41,7 @@ class Detections:
     class_names: tuple[str, ...] = ()
     track_id: NDArray[np.int64] | None = None
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    landmarks: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         as_array = object.__setattr__
@@ -47,6 +51,8 @@ class Detections:
         if self.track_id is not None:
             as_array(self, "track_id", _whole("track_id", self.track_id))
         as_array(self, "attributes", {k: np.asarray(v) for k, v in self.attributes.items()})
+        if self.landmarks is not None:
+            as_array(self, "landmarks", np.asarray(self.landmarks, np.float32))
         self._validate()
 
     def _validate(self) -> None:
@@ -63,6 +69,8 @@ class Detections:
             if column.shape[:1] != (count,):
                 rows = len(column) if column.ndim else "a single value"
                 raise ValueError(f"attribute {name!r} must have {count} rows, got {rows}")
+        if self.landmarks is not None:
+            _check_landmarks(self.landmarks, count)
         if not np.isfinite(self.xyxy).all() or not np.isfinite(self.score).all():
             raise ValueError("xyxy and score must be finite numbers")
         if count and not 0 <= self.score.min() <= self.score.max() <= MAX_SCORE:
@@ -107,6 +115,7 @@ class Detections:
             self.class_names,
             None if self.track_id is None else self.track_id[rows],
             {name: column[rows] for name, column in self.attributes.items()},
+            None if self.landmarks is None else self.landmarks[rows],
         )
 
     def __iter__(self) -> Iterator[Detections]:
@@ -143,6 +152,8 @@ class Detections:
             }
             if self.track_id is not None:
                 record["track_id"] = int(self.track_id[i])
+            if self.landmarks is not None:
+                record["landmarks"] = [[float(x), float(y)] for x, y in self.landmarks[i]]
             for key, column in self.attributes.items():
                 record[key] = column[i].tolist()
             records.append(record)
@@ -164,6 +175,13 @@ class Detections:
             + "".join(f"  {text}" for text in more)
             for name, score, corners, more in rows
         )
+
+
+def _check_landmarks(landmarks: NDArray[np.float32], count: int) -> None:
+    if landmarks.ndim != 3 or landmarks.shape[0] != count or landmarks.shape[2] != 2:
+        raise ValueError(f"landmarks must have shape ({count}, L, 2), got {landmarks.shape}")
+    if not np.isfinite(landmarks).all():
+        raise ValueError("landmarks must be finite numbers")
 
 
 def _whole(name: str, values: object) -> NDArray[np.int64]:

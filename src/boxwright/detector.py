@@ -12,7 +12,7 @@ from boxwright.card import ModelCard
 from boxwright.closing import Closing
 from boxwright.errors import InputError, ModelError
 from boxwright.images import MAX_PIXELS, load_image
-from boxwright.model import BOXES, IMAGES, SCORES
+from boxwright.model import BOXES, IMAGES, LANDMARKS, SCORES
 from boxwright.parallel import map_images
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from boxwright.attributes import AttributeModel
     from boxwright.backends.base import Precision, Runner
-    from boxwright.card import Interpolation, NmsKind, Resize
+    from boxwright.card import Crop, Interpolation, NmsKind, Resize
     from boxwright.detections import Detections
     from boxwright.engine import Engine
     from boxwright.images import ImageSource
@@ -71,6 +71,9 @@ class Detector(Closing):
         attributes: Attribute models (task ``classify``), each as a path, an engine, a model
             or an :class:`~boxwright.attributes.AttributeModel`. What they say of every box
             becomes `Detections.attributes`; the detector closes them.
+        attributes_crop: What attribute models given as a path, an engine or a model are to
+            see, instead of what their cards say; see
+            :func:`boxwright.crops.resolve_crop`.
 
     Raises:
         InputError: An argument is wrong, or `source` cannot be read; see also
@@ -102,6 +105,7 @@ class Detector(Closing):
         max_pixels: int = MAX_PIXELS,
         runner: Runner | None = None,
         attributes: Sequence[str | Path | Engine | Model | AttributeModel] = (),
+        attributes_crop: Crop | str | None = None,
     ) -> None:
         opened = open_source(source)
         self.card = opened if isinstance(opened, ModelCard) else opened.card
@@ -126,14 +130,15 @@ class Detector(Closing):
         self.max_pixels = max_pixels
         batch_size = _check_batch_size(batch_size)
         self._closed = False
-        self._attributes: list[AttributeModel] = []
-        how = {"precision": precision, "rebuild": rebuild, "progress": progress}
+        # Each with the landmarks that its crops are aligned by.
+        self._attributes: list[tuple[AttributeModel, list[int]]] = []
+        how: dict[str, Any] = {"rebuild": rebuild, "progress": progress}
         if runner is None:
-            runner = load_source(opened, backend=backend, device=device, **how)
+            runner = load_source(opened, backend=backend, device=device, precision=precision, **how)
         self._runner = runner
         try:
             # The backend and precision are those of one engine; another may have others.
-            self._open_attributes(attributes, device=device, rebuild=rebuild, progress=progress)
+            self._open_attributes(attributes, device=device, crop=attributes_crop, **how)
             self._fixed_batch = _fixed_batch(self._runner)
             self.batch_size = _choose_batch_size(batch_size, self._fixed_batch)
         except BaseException:
@@ -145,7 +150,7 @@ class Detector(Closing):
         """Everything resolved that the results depend on beside the model; JSON values."""
         settings = {**self.preprocessor.settings, **self.postprocessor.settings}
         if self._attributes:
-            settings["attributes"] = [model.settings for model in self._attributes]
+            settings["attributes"] = [model.settings for model, _ in self._attributes]
         return settings
 
     def _open_attributes(
@@ -160,7 +165,9 @@ class Detector(Closing):
         names: set[str] = set()
         for source in sources:
             model = source if isinstance(source, AttributeModel) else AttributeModel(source, **how)
-            self._attributes.append(model)
+            # Kept first, so that it is closed whatever is wrong with it.
+            self._attributes.append((model, []))
+            self._attributes[-1][1].extend(model.choose_points(self.card.landmarks))
             if twice := names & set(model.names):
                 raise InputError(f"two attribute models say {sorted(twice)[0]!r} of a detection")
             names.update(model.names)
@@ -205,8 +212,10 @@ class Detector(Closing):
         self, images: list[NDArray[np.uint8]], found: list[Detections]
     ) -> list[Detections]:
         """The detections with what the attribute models say of them."""
-        for model in self._attributes:
-            columns = model(images, [detections.xyxy for detections in found])
+        for model, numbers in self._attributes:
+            points = [d.landmarks[:, numbers] for d in found if d.landmarks is not None]
+            boxes = [detections.xyxy for detections in found]
+            columns = model(images, boxes, points if numbers else None)
             found = [
                 dataclasses.replace(detections, attributes={**detections.attributes, **more})
                 for detections, more in zip(found, columns, strict=True)
@@ -223,8 +232,9 @@ class Detector(Closing):
         if missing > 0:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
         outputs = self._runner.infer({IMAGES: batch})
+        points = outputs[LANDMARKS] if self.card.landmarks else [None] * len(geometries)
         return [
-            self.postprocessor(outputs[BOXES][i], outputs[SCORES][i], geometry)
+            self.postprocessor(outputs[BOXES][i], outputs[SCORES][i], geometry, points[i])
             for i, geometry in enumerate(geometries)
         ]
 
@@ -232,7 +242,7 @@ class Detector(Closing):
         """Free what the runner holds; harmless when called twice."""
         if not self._closed:
             self._closed = True
-            for model in self._attributes:
+            for model, _ in self._attributes:
                 model.close()
             self._runner.close()
 

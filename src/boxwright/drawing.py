@@ -76,9 +76,9 @@ def draw_detections(
 ) -> Pixels:
     """Draw boxes and labels on a copy of an image.
 
-    Boxes are drawn worst first, so that the best lie on top. Labels stay inside the image
-    and, where there is room, clear of each other; a label that is wider than the image is
-    left out.
+    Boxes are drawn worst first, so that the best lie on top; landmarks are dots. Labels stay
+    inside the image and, where there is room, clear of each other; a label that is wider
+    than the image is left out.
 
     Args:
         image: uint8 ``(H, W, 3)``, RGB.
@@ -110,6 +110,8 @@ def draw_detections(
     width = max(1, round(diagonal / 320)) if line_width is None else line_width
     for i in reversed(range(len(detections))):
         _draw_box(result, detections.xyxy[i], colours[i], width)
+        if detections.landmarks is not None:
+            _draw_points(result, detections.landmarks[i], colours[i], width)
     if not labels:
         return result
     size = max(10, round(diagonal / 55)) if font_size is None else font_size
@@ -127,6 +129,18 @@ def _draw_box(image: Pixels, xyxy: NDArray[np.float32], colour: Colour, width: i
     for x0, y0, x1, y1 in _frame(left + width, top + width, right - width, bottom - width, edge):
         _darken(image, x0, y0, x1, y1)
     for x0, y0, x1, y1 in _frame(left, top, right, bottom, width):
+        image[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = colour
+
+
+def _draw_points(image: Pixels, points: NDArray[np.float32], colour: Colour, width: int) -> None:
+    """Square dots, each a little wider than a box's line, in a thin dark frame."""
+    height, columns = image.shape[:2]
+    # Pixels far outside the image would be numbers too large for an int.
+    places = np.clip(np.floor(points), -2 * width, [columns + 2 * width, height + 2 * width])
+    for x, y in places.astype(int).tolist():
+        x0, y0, x1, y1 = x - width // 2, y - width // 2, x + width // 2 + 1, y + width // 2 + 1
+        for frame in _frame(x0 - 1, y0 - 1, x1 + 1, y1 + 1, 1):
+            _darken(image, *frame)
         image[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = colour
 
 

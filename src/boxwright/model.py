@@ -10,6 +10,9 @@ tensor      type and shape          meaning
 ``scores``  float32 ``[N, A, C]``   final score of each class
 ==========  ======================  ==================================================
 
+A detector whose card names landmarks has one output more: ``landmarks``, float32
+``[N, A, L, 2]``, x and y of each of L points in input pixels.
+
 A model of the task ``classify`` has, instead of `boxes` and `scores`, one output for each
 of its card's attributes, under the attribute's name.
 """
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 IMAGES = "images"
 BOXES = "boxes"
 SCORES = "scores"
+LANDMARKS = "landmarks"
 
 # Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
 _MODEL_GRAPH = 7
@@ -172,6 +176,13 @@ class Model:
         classes = len(self.card.class_names)
         _check_value(origin, outputs[BOXES], TensorProto.FLOAT, (None, None, 4))
         _check_value(origin, outputs[SCORES], TensorProto.FLOAT, (None, None, classes))
+        if points := len(self.card.landmarks):
+            if LANDMARKS not in outputs:
+                raise ModelError(
+                    f"{origin}: expected an output {LANDMARKS!r} of {points} points, as its "
+                    f"card says, got {sorted(outputs)}"
+                )
+            _check_value(origin, outputs[LANDMARKS], TensorProto.FLOAT, (None, None, points, 2))
 
 
 def read_onnx_bytes(path: str | Path) -> bytes:

@@ -49,6 +49,9 @@ def image_record(path: str | Path, size: tuple[int, int], detections: Detections
     for item, xyxy, score in zip(items, detections.xyxy, detections.score, strict=True):
         item["score"] = _short(score)
         item["xyxy"] = [_short(value) for value in xyxy]
+    if detections.landmarks is not None:
+        for item, points in zip(items, detections.landmarks, strict=True):
+            item["landmarks"] = [[_short(x), _short(y)] for x, y in points]
     for name, column in detections.attributes.items():
         if column.dtype == np.float32 and column.ndim == 1:
             for item, value in zip(items, column, strict=True):

@@ -95,6 +95,7 @@ class Postprocessor:
         max_candidates: int | None = MAX_CANDIDATES,
     ) -> None:
         self.class_names = card.class_names
+        self.landmark_names = card.landmarks
         self.score_threshold = card.score_threshold if score_threshold is None else score_threshold
         given: dict[str, Any] = {
             "kind": nms_kind,
@@ -149,13 +150,21 @@ class Postprocessor:
         }
 
     def __call__(
-        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], geometry: Geometry
+        self,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        geometry: Geometry,
+        landmarks: NDArray[np.float32] | None = None,
     ) -> Detections:
         """The detections alone; see :meth:`process`."""
-        return self.process(boxes, scores, geometry).detections
+        return self.process(boxes, scores, geometry, landmarks).detections
 
     def process(
-        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], geometry: Geometry
+        self,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        geometry: Geometry,
+        landmarks: NDArray[np.float32] | None = None,
     ) -> Outcome:
         """Turn one image's outputs into detections.
 
@@ -163,14 +172,18 @@ class Postprocessor:
             boxes: float32 ``(A, 4)``, `xyxy` in input pixels.
             scores: float32 ``(A, C)``, final scores.
             geometry: From the preprocessor, for this image.
+            landmarks: float32 ``(A, L, 2)``, points in input pixels, of a detector that has
+                them. They take no part in suppression and are not clipped.
 
         Raises:
-            InputError: The shapes do not fit each other or the class names.
+            InputError: The shapes do not fit each other, the class names or the landmarks'.
         """
-        self._check_shapes(boxes, scores)
+        self._check_shapes(boxes, scores, landmarks)
         rows, class_ids, score, not_finite = self._candidates(scores)
         found = len(rows) + not_finite
         sound = ~np.isnan(boxes[rows]).any(axis=1) & np.isfinite(score)
+        if landmarks is not None:
+            sound &= ~np.isnan(landmarks[rows]).any(axis=(1, 2))
         if not sound.all():
             not_finite += int((~sound).sum())
             rows, class_ids, score = rows[sound], class_ids[sound], score[sound]
@@ -195,11 +208,13 @@ class Postprocessor:
                 f"scores must be 0 to 1, got {score[kept].max():g}; "
                 "the model does not give final scores"
             )
+        kept = kept[limit]
         detections = Detections(
             xyxy[solid][limit],
-            np.minimum(score[kept][limit], 1),
-            class_ids[kept][limit],
+            np.minimum(score[kept], 1),
+            class_ids[kept],
             self.class_names,
+            landmarks=None if landmarks is None else _points(landmarks[rows[kept]], geometry),
         )
         return Outcome(detections, found, cut, not_finite, int((~solid).sum()))
 
@@ -244,13 +259,30 @@ class Postprocessor:
         best = np.sort(np.argsort(-score, kind="stable")[: self.max_candidates])
         return rows[best], class_ids[best], score[best], excess
 
-    def _check_shapes(self, boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+    def _check_shapes(
+        self,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        landmarks: NDArray[np.float32] | None,
+    ) -> None:
         expected = (len(boxes), len(self.class_names))
         if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != expected:
             raise InputError(
                 f"boxes must be (A, 4) and scores (A, {expected[1]}) for {expected[1]} classes, "
                 f"got {boxes.shape} and {scores.shape}; the model and its card do not fit"
             )
+        points = (len(boxes), len(self.landmark_names), 2)
+        if landmarks is not None and landmarks.shape != points:
+            raise InputError(
+                f"landmarks must be {points} for {points[1]} points of {points[0]} boxes, "
+                f"got {landmarks.shape}; the model and its card do not fit"
+            )
+
+
+def _points(points: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Landmarks in source pixels."""
+    near = np.clip(points, -_FAR, _FAR).astype(np.float32, copy=False)
+    return geometry.points_to_source(near).astype(np.float32, copy=False)
 
 
 def resolve_classes(wanted: Sequence[str | int], class_names: tuple[str, ...]) -> NDArray[np.int64]:

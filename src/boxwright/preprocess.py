@@ -59,6 +59,12 @@ class Geometry:
         result: Floats = (boxes - offset) / scale
         return result
 
+    def points_to_source(self, points: Floats) -> Floats:
+        """Points x, y in input pixels to source pixels, not clipped; ``(..., 2)``."""
+        scale, offset = self._scale_and_offset(points.dtype)
+        result: Floats = (points - offset[:2]) / scale[:2]
+        return result
+
     def to_input(self, boxes: Floats) -> Floats:
         """`xyxy` in source pixels to `xyxy` in input pixels; ``(..., 4)``."""
         scale, offset = self._scale_and_offset(boxes.dtype)

@@ -139,6 +139,21 @@ class BackendConformance:
         assert expected["scores"].std() > 0.01
         assert expected["boxes"].std() > 1
 
+    def test_landmarks_come_with_the_boxes(self, tmp_path: Path) -> None:
+        """An output more, of four axes: the corners of each box, as two points."""
+        model = make_model(landmarks=True)
+        engine = backends.build(model, backend=self.backend, output=tmp_path / "points.bw")
+        with backends.load(engine) as runner:
+            specs = {spec.name: spec for spec in runner.outputs}
+            results = runner.infer({"images": make_images(model, 3)})
+        assert set(specs) == set(results) == {"boxes", "scores", "landmarks"}
+        assert specs["landmarks"].shape[2:] == (2, 2)
+        assert results["landmarks"].dtype == np.float32
+        assert results["landmarks"].shape == (3, 128, 2, 2)
+        np.testing.assert_allclose(
+            results["landmarks"].reshape(3, 128, 4), results["boxes"], atol=self.box_tolerance
+        )
+
     def test_a_model_runs_without_an_engine_file(
         self, runner: Runner, model: Model, tmp_path: Path
     ) -> None:

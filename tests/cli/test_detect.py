@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import boxwright
 from boxwright import images, runs
-from boxwright.card import Crop
+from boxwright.card import Crop, TemplatePoint
 from boxwright.runs import drawn_names
 from tests.classifiers import COLOURS, make_classifier
 from tests.cli.conftest import Run
 from tests.cli.material import write_darknet, write_image
+from tests.models import POINTS, make_model
 
 COUNT = 7
 
@@ -251,3 +253,27 @@ def test_attributes_of_each_box(run: Run, engine: Path, photos: Path, tmp_path: 
     refused = run("detect", engine, photo, "--attributes", engine)
     assert refused.exit_code == 1
     assert "is a model to detect" in refused.stderr
+
+
+def test_crops_aligned_by_landmarks(run: Run, photos: Path, tmp_path: Path) -> None:
+    """From an engine whose detector has landmarks; where it has none, the message says it."""
+    template = (TemplatePoint(POINTS[0], 0, 0), TemplatePoint(POINTS[1], 8, 8))
+    make_classifier(crop=Crop("aligned", 1.0, template)).save(tmp_path / "turned.onnx")
+    make_model().save(tmp_path / "without.onnx")
+    boxwright.build(make_model(landmarks=True), output=tmp_path / "points.bw")
+    photo, turned = photos / "000.png", tmp_path / "turned.onnx"
+    (image,) = _detect(run, tmp_path / "points.bw", photo, "--attributes", turned)["images"]
+    assert image["detections"]
+    for item in image["detections"]:
+        assert np.shape(item["landmarks"]) == (2, 2)
+        assert item["colour"] in COLOURS
+    refused = run("detect", tmp_path / "without.onnx", photo, "--attributes", turned)
+    assert refused.exit_code == 1
+    assert "gives no landmarks" in refused.stderr
+    assert "--attributes-crop box" in refused.stderr
+    both = ("--attributes", turned, "--attributes-crop")
+    (image,) = _detect(run, tmp_path / "without.onnx", photo, *both, "box:1.2")["images"]
+    assert "landmarks" not in image["detections"][0]
+    assert run("detect", tmp_path / "without.onnx", photo, *both, "round").exit_code == 1
+    lonely = run("detect", tmp_path / "without.onnx", photo, "--attributes-crop", "box")
+    assert lonely.exit_code == 2

@@ -67,11 +67,14 @@ def test_detections_get_the_classes_of_the_dataset() -> None:
         np.arange(12, dtype=np.float32).reshape(3, 4),
         np.array([0.9, 0.8, 0.7], np.float32),
         np.array([2, 0, 1]),
+        landmarks=np.arange(12, dtype=np.float32).reshape(3, 2, 2),
     )
     mapped = found.apply(detections)
     np.testing.assert_array_equal(mapped.class_id, [0, 1])
     np.testing.assert_array_equal(mapped.score, np.array([0.9, 0.7], np.float32))
     assert mapped.names() == ["cat", "dog"]
+    assert mapped.landmarks is not None
+    assert mapped.landmarks.reshape(-1, 4).tolist() == mapped.xyxy.tolist()
     assert any("bird" in line for line in found.lines())
 
 

@@ -147,3 +147,16 @@ def test_a_real_engine_agrees_with_itself() -> None:
         checks = check_consistency(runner, noise_images(3, height, width))
     assert all(check.ok for check in checks)
     assert json.loads(json.dumps([check.to_dict() for check in checks]))[0]["name"] == NAMES[0]
+
+
+def test_landmarks_are_compared_too() -> None:
+    """Those of a box that is seen, in pixels as the boxes are."""
+
+    def fault(outputs: Outputs, run: int) -> None:
+        outputs["landmarks"] = outputs["boxes"].reshape(-1, 5, 2, 2).copy()
+        outputs["landmarks"][-1] += 1
+
+    assert failing(fault) == ["permuted batch", "duplicated row", "batch of one"]
+    with backends.load(make_model(landmarks=True)) as runner:
+        checks = check_consistency(runner, noise_images(3, 32, 64))
+    assert all(check.ok for check in checks)

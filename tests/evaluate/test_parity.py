@@ -14,7 +14,7 @@ from boxwright.card import Nms, NmsKind
 from boxwright.errors import InputError
 from boxwright.evaluate.parity import ParityReport, Tolerances, compare, suppress
 from boxwright.evaluate.reference import Candidates, Reference, SampledTensor
-from boxwright.model import BOXES, SCORES
+from boxwright.model import BOXES, LANDMARKS, SCORES
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
 from tests.evaluate.fakes import (
@@ -319,3 +319,22 @@ def test_lower_precisions_get_wider_tolerances_in_order() -> None:
         assert values[0] < values[1] == values[2] < values[3] == values[4]
     # A box must not be both a partner and beyond the tolerance of one.
     assert all(item.box < item.match_box and item.score < item.match_score for item in found)
+
+
+def test_landmarks_are_an_output_like_the_others() -> None:
+    def points_of(error: float) -> FakeRunner:
+        outputs = make_outputs()
+        points = outputs[BOXES].reshape(*outputs[BOXES].shape[:2], 2, 2) + np.float32(error)
+        return FakeRunner({**outputs, LANDMARKS: points})
+
+    def compared(ours: FakeRunner) -> ParityReport:
+        return compare(ours, points_of(0), make_images(), card=make_card())
+
+    assert compared(points_of(0)).ok
+    assert [tensor.name for tensor in compared(points_of(0)).tensors][-1] == LANDMARKS
+    wrong = compared(points_of(1))
+    assert not wrong.ok
+    assert [tensor.name for tensor in wrong.tensors if not tensor.ok] == [LANDMARKS]
+    # One side without them is no reason to stop.
+    report = compared(FakeRunner(make_outputs()))
+    assert LANDMARKS not in [tensor.name for tensor in report.tensors]

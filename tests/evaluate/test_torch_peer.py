@@ -64,3 +64,13 @@ def test_its_facts() -> None:
         assert peer.backend.startswith("torch ")
         assert peer.device_name == "cpu"
         assert peer.network(make_images(model, 3))["boxes"].shape[0] == 3
+
+
+def test_it_gives_landmarks() -> None:
+    pytest.importorskip("torch")
+    model = make_model(landmarks=True)
+    images = make_images(model, 2)
+    with TorchPeer(model, "cpu", 1) as peer:
+        got = peer.tensors(peer.network(images))
+    assert got["landmarks"].shape == (2, 128, 2, 2)
+    assert np.array_equal(got["landmarks"].reshape(2, 128, 4), got["boxes"])

@@ -23,7 +23,7 @@ from boxwright.backends.options import make_spec
 from boxwright.builds import build_of, builds
 from boxwright.engine import Engine
 from boxwright.errors import BoxwrightError, EngineError, NoPlanError
-from boxwright.model import BOXES, IMAGES, SCORES
+from boxwright.model import BOXES, IMAGES, LANDMARKS, SCORES
 from boxwright.receipt import build_receipt
 
 if TYPE_CHECKING:
@@ -426,6 +426,8 @@ def check_contract(
         floats = np.dtype(np.float32)
         wanted.append(TensorSpec(BOXES, floats, (None, None, 4)))
         wanted.append(TensorSpec(SCORES, floats, (None, None, len(card.class_names))))
+        if card.landmarks:
+            wanted.append(TensorSpec(LANDMARKS, floats, (None, None, len(card.landmarks), 2)))
     for attribute in card.attributes:
         classes = (len(attribute.names),) if attribute.kind == "class" else ()
         wanted.append(TensorSpec(attribute.name, np.dtype(np.float32), (None, *classes)))

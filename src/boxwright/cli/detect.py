@@ -62,6 +62,12 @@ _FRACTION = Number(0, 1)
     metavar="ENGINE",
     help="Attribute model (sex and age, a class) that describes each box; repeatable.",
 )
+@click.option(
+    "--attributes-crop",
+    metavar="CROP",
+    help="What attribute models see: box, square or aligned, with a scale if need be, such as "
+    "square:1.5.  [default: the card's]",
+)
 @click.option("--score", type=_FRACTION, help="Score threshold.  [default: the card's]")
 @click.option(
     "--iou", type=_FRACTION, help="Overlap that suppresses the weaker box.  [default: the card's]"
@@ -116,6 +122,8 @@ def command(
     kinds = (save or ("drawn", "jsonl")) if folder else ()
     if annotations is not None and "coco" not in kinds:
         raise click.UsageError("--annotations needs --save coco")
+    if options["attributes_crop"] is not None and not options["attributes"]:
+        raise click.UsageError("--attributes-crop needs --attributes")
     paths = find_images(inputs, without=[folder / "drawn"] if folder else [])[:limit]
     report = _Report(settings, tables=len(paths) <= _TABLES)
     with contextlib.ExitStack() as stack:
@@ -157,6 +165,7 @@ def _detector(settings: Settings, engine: Path, options: dict[str, Any]) -> Dete
             max_detections=options["max_"],
             batch_size=options["batch"],
             attributes=options["attributes"],
+            attributes_crop=options["attributes_crop"],
         )
 
 

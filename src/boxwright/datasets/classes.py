@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxwright.detections import Detections
 from boxwright.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from boxwright.detections import Detections
 
 # Names of one class in Pascal VOC (and Darknet's coco.names), COCO, and everyday use.
 _SYNONYMS = (
@@ -58,9 +59,7 @@ class ClassMap:
         """The detections with the dataset's classes; those of no class there are left out."""
         numbers = self.to_dataset[detections.class_id]
         kept = numbers >= 0
-        return Detections(
-            detections.xyxy[kept], detections.score[kept], numbers[kept], self.class_names
-        )
+        return replace(detections[kept], class_id=numbers[kept], class_names=self.class_names)
 
     def lines(self) -> list[str]:
         """What a reader should know about the matching."""

@@ -13,7 +13,7 @@ import numpy as np
 from boxwright.errors import InputError
 from boxwright.evaluate.timing import Clock, monotonic_ns
 from boxwright.images import import_cv2, load_image
-from boxwright.model import BOXES, SCORES
+from boxwright.model import BOXES, LANDMARKS, SCORES
 from boxwright.postprocess import Postprocessor
 from boxwright.preprocess import Preprocessor
 
@@ -59,8 +59,15 @@ class Pipeline:
         raw = contender.network(batch)
         computed = clock()
         outputs = contender.tensors(raw)
+        # A contender of another library need not give them.
+        points = outputs.get(LANDMARKS) if contender.card.landmarks else None
         detections = [
-            self._finish(outputs[BOXES][index], outputs[SCORES][index], geometry)
+            self._finish(
+                outputs[BOXES][index],
+                outputs[SCORES][index],
+                geometry,
+                None if points is None else points[index],
+            )
             for index, geometry in enumerate(geometries)
         ]
         finished = clock()

@@ -15,7 +15,7 @@ import numpy as np
 from boxwright.closing import Closing
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.extras import require
-from boxwright.model import BOXES, IMAGES, SCORES
+from boxwright.model import BOXES, IMAGES, LANDMARKS, SCORES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,8 @@ class TorchPeer(Closing):
                 if node.output[0] == "pre/planes":
                     planes = values[node.output[0]].to(memory_format=torch.channels_last)
                     values[node.output[0]] = planes.half() if self._half else planes
-            return {name: values[name].float().cpu() for name in (BOXES, SCORES)}
+            wanted = [name for name in (BOXES, SCORES, LANDMARKS) if name in values]
+            return {name: values[name].float().cpu() for name in wanted}
 
     def tensors(self, raw: Any) -> Tensors:
         """As numpy arrays."""
@@ -120,7 +121,8 @@ class TorchPeer(Closing):
 
 
 def _in_float32(node: NodeProto) -> bool:
-    return node.name.startswith(("pre/", "decode/")) or node.output[0] in (BOXES, SCORES)
+    results = (BOXES, SCORES, LANDMARKS)
+    return node.name.startswith(("pre/", "decode/")) or node.output[0] in results
 
 
 def _as_float32(torch: Any, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,10 @@ def test_boxes_lie_where_they_belong() -> None:
     assert 315 <= columns.min() <= 325
     assert 495 <= columns.max() <= 505
     assert 495 <= rows.max() + 330 <= 505
+    pointed = replace(box, landmarks=np.array([[[800, 900]]]))
+    with Image.open(io.BytesIO(draw(pixels, pointed))) as image:
+        dot = np.argwhere(np.abs(np.asarray(image).astype(int) - drawn).max(axis=2) > 60)
+    assert dot.mean(axis=0) == pytest.approx([450, 400], abs=1.5)
 
 
 def test_the_first_pictures_that_fit_are_kept() -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import boxwright
-from boxwright.card import Attribute, Crop
+from boxwright.card import Attribute
 from boxwright.errors import BoxwrightError, ImportFailedError, MissingExtraError
 from boxwright.importers import choose, make_request
 from boxwright.importers.mxnet import oracle
+from boxwright.importers.mxnet.classify import mean_face
 from boxwright.importers.mxnet.importer import read_import
 from boxwright.importers.mxnet.params import read_params
+from boxwright.importers.mxnet.retinaface import POINTS
 from tests.hostile.mutate import mutations
 from tests.importers.mxnet.files import classifier, node
 
@@ -229,7 +231,22 @@ def test_gender_and_age(fixtures_dir: Path) -> None:
     assert card.input_size == (112, 112)
     assert card.attributes[0] == Attribute("sex", "class", ("female", "male"))
     assert card.attributes[1] == Attribute("age", "number", unit="years")
-    assert card.crop == Crop("box", 1.0)
+    assert card.crop is not None
+    assert card.crop.shape == "aligned"
+    assert tuple(point.name for point in card.crop.template) == POINTS
+    # The mean face as ArcFace's programs have it, from the centre of the first pixel.
+    published = [
+        (38.2946, 51.6963),
+        (73.5318, 51.5014),
+        (56.0252, 71.7366),
+        (41.5493, 92.3655),
+        (70.7299, 92.2041),
+    ]
+    got = [(point.x - 0.5, point.y - 0.5) for point in card.crop.template]
+    assert np.array(got) == pytest.approx(np.array(published))
+    # In an input of another size it is as much larger.
+    half = mean_face((56, 224))
+    assert [(p.x / 2, p.y * 2) for p in half] == [(p.x, p.y) for p in card.crop.template]
 
 
 def test_faces(fixtures_dir: Path) -> None:
@@ -237,6 +254,7 @@ def test_faces(fixtures_dir: Path) -> None:
     folder = fixtures_dir / "mxnet" / "retinaface-mnet25"
     model = boxwright.import_model(folder / "mnet.25-symbol.json", size=(736, 1280))
     assert model.card.class_names == ("face",)
+    assert model.card.landmarks == POINTS
     assert sum(head.rows for head in model.card.heads) == 2 * (23 * 40 + 46 * 80 + 92 * 160)
     photo = boxwright_image(fixtures_dir / "photos" / "zidane.jpg")
     images = np.zeros((1, 736, 1280, 3), np.uint8)
@@ -245,9 +263,9 @@ def test_faces(fixtures_dir: Path) -> None:
         outputs = runner.infer({"images": images})
     best = np.argsort(-outputs["scores"][0, :, 0])
     assert outputs["scores"][0, best[0], 0].round(3) == np.float32(0.997)
-    assert outputs["landmarks"].shape == (1, len(best), 10)
+    assert outputs["landmarks"].shape == (1, len(best), 5, 2)
     left, top, right, bottom = outputs["boxes"][0, best[0]]
-    points = outputs["landmarks"][0, best[0]].reshape(5, 2)
+    points = outputs["landmarks"][0, best[0]]
     assert ((points > [left, top]) & (points < [right, bottom])).all()
     with pytest.raises(ImportFailedError, match="multiples of 32, got 700x1280"):
         boxwright.import_model(folder / "mnet.25-symbol.json", size=(700, 1280))
@@ -284,7 +302,7 @@ def insightface_boxes(
                 boxes.append((cx - half[0], cy - half[1], cx + half[0], cy + half[1]))
                 moved = points[10 * i : 10 * i + 10, row, column].astype(float) * width
                 landmarks.append(moved.reshape(5, 2) + np.array([x, y]))
-    return np.array(boxes), np.array(landmarks).reshape(-1, 10)
+    return np.array(boxes), np.array(landmarks)
 
 
 def test_faces_are_decoded_as_insightface_does(fixtures_dir: Path) -> None:
@@ -301,7 +319,9 @@ def test_faces_are_decoded_as_insightface_does(fixtures_dir: Path) -> None:
         for (_, deltas, points), stride in zip(levels, (32, 16, 8), strict=True)
     ]
     assert np.abs(boxes[0] - np.concatenate([b for b, _ in expected])).max() < 1e-3
-    assert np.abs(landmarks[0] - np.concatenate([p for _, p in expected])).max() < 1e-3
+    # It counts from the centre of the first pixel, the contract from its edge.
+    points = np.concatenate([p for _, p in expected]) + 0.5
+    assert np.abs(landmarks[0] - points).max() < 1e-3
     # Of four planes of probabilities, the last two are the faces' of the two anchors.
     faces = [level[0][0, 2:].transpose(1, 2, 0).reshape(-1) for level in levels]
     assert np.array_equal(scores[0, :, 0], np.concatenate(faces))

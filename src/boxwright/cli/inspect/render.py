@@ -114,6 +114,11 @@ def _card_facts(card: ModelCard) -> list[tuple[str, object]]:
     names = ", ".join(card.class_names[:5]) + (", ..." if len(card.class_names) > 5 else "")
     nms = card.nms
     beta = f" beta {nms.beta}" if nms.kind == "diou" else ""
+    more: list[tuple[str, object]] = []
+    if card.landmarks:
+        more.append(("landmarks", ", ".join(card.landmarks)))
+    if card.crop is not None:
+        more.append(("crop", f"{card.crop.shape}, scale {card.crop.scale:g}"))
     return [
         ("network", f"{card.name} ({card.family})"),
         ("task", card.task),
@@ -122,6 +127,7 @@ def _card_facts(card: ModelCard) -> list[tuple[str, object]]:
         ("resize", f"{card.resize}, {card.interpolation} interpolation"),
         ("score above", card.score_threshold),
         ("suppression", f"{nms.kind}{beta}, IoU above {nms.iou_threshold}"),
+        *more,
         ("licence", card.licence or "not stated"),
     ]
 

@@ -6,17 +6,17 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from boxwright.detections import Detections
 from boxwright.errors import ImageError
 from boxwright.files import atomic_write, write_text
 
 if TYPE_CHECKING:
+    from boxwright.detections import Detections
     from boxwright.drawing import Colour
     from boxwright.images import Pixels
 
@@ -73,8 +73,11 @@ def draw(
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     factor = np.array([size[0] / width, size[1] / height] * 2, np.float32)
-    scaled = Detections(
-        detections.xyxy * factor, detections.score, detections.class_id, detections.class_names
+    points = detections.landmarks
+    scaled = replace(
+        detections,
+        xyxy=detections.xyxy * factor,
+        landmarks=None if points is None else points * factor[:2],
     )
     drawn = draw_detections(small, scaled, scores=scores, font_size=13, colours=colours)
     return _jpeg(Image.fromarray(drawn))

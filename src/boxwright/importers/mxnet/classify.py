@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwright.card import Attribute, Crop
+from boxwright.card import Attribute, Crop, TemplatePoint
 from boxwright.importers.mxnet.symbol import Node, Symbol
 from boxwright.importers.mxnet.values import BATCH, Value, described
 from boxwright.importers.mxnet.writer import Writer
@@ -15,6 +15,16 @@ from boxwright.importers.mxnet.writer import Writer
 _SEX = ("female", "male")
 _AGES = 100
 _GENDER_AGE = len(_SEX) + 2 * _AGES
+# The mean face that insightface turns its crops of 112x112 to (``face_preprocess.py`` and
+# ``face_align.py``), with half a pixel more: it counts from the first pixel's centre.
+_FACE_SIDE = 112
+_FACE = (
+    ("left_eye", 38.7946, 52.1963),
+    ("right_eye", 74.0318, 52.0014),
+    ("nose", 56.5252, 72.2366),
+    ("left_mouth_corner", 42.0493, 92.8655),
+    ("right_mouth_corner", 71.2299, 92.7041),
+)
 _PROBABILITIES = ("softmax", "SoftmaxOutput", "SoftmaxActivation", "Softmax")
 
 
@@ -39,11 +49,16 @@ def is_gender_age(symbol: Symbol) -> bool:
     return node is not None and node.settings.whole("num_hidden", 0) == _GENDER_AGE
 
 
-def gender_age(writer: Writer, raw: Value) -> Classified:
+def gender_age(writer: Writer, raw: Value, size: tuple[int, int]) -> Classified:
     """Sex as two probabilities, age in years (``get_ga`` in insightface's ``gender-age``).
 
     A year is counted where the second of its pair is the larger one, and the age is their
     number.
+
+    Args:
+        writer: Of the graph.
+        raw: The 202 values ``[N, 202]``.
+        size: ``(height, width)`` of the input.
     """
     if raw.shape != (BATCH, _GENDER_AGE):
         raise writer.symbol.error(f"gender and age are 202 values, got {described(raw.shape)}")
@@ -61,10 +76,15 @@ def gender_age(writer: Writer, raw: Value) -> Classified:
         "insightface-genderage",
         (Attribute("sex", "class", _SEX), Attribute("age", "number", unit="years")),
         (sex, writer.reshape(age, (BATCH,), "decode/age")),
-        # insightface turns faces upright by their landmarks. Of the crops that need none, the
-        # box as it is told the sexes surest, at every input size of the detector tried.
-        Crop("box", 1.0),
+        # insightface's own program gives the network faces turned by their landmarks.
+        Crop("aligned", template=mean_face(size)),
     )
+
+
+def mean_face(size: tuple[int, int]) -> tuple[TemplatePoint, ...]:
+    """ArcFace's mean face in an input of ``(height, width)``: pixels from its edges."""
+    rows, columns = size[0] / _FACE_SIDE, size[1] / _FACE_SIDE
+    return tuple(TemplatePoint(name, x * columns, y * rows) for name, x, y in _FACE)
 
 
 def _as_float(writer: Writer, kind: str, a: Value, b: Value, name: str) -> Value:

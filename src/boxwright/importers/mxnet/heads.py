@@ -68,6 +68,7 @@ class Family:
         multiple: What the sides of the input must be multiples of.
         resize: How the source resizes.
         score_threshold: What the source's own programs show from.
+        landmarks: Names of the points that it gives of each box.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Family:
     interpolation: Interpolation = "opencv"
     pad_value: int = 0
     score_threshold: float = 0.5
+    landmarks: tuple[str, ...] = ()
 
 
 def decode_priors(

@@ -18,7 +18,7 @@ from boxwright.importers.mxnet import arithmetic, boxes, layers, pooling, shapin
 from boxwright.importers.mxnet.classify import Classified, classes, gender_age, is_gender_age
 from boxwright.importers.mxnet.heads import Decoded, Family, Pixels, gluoncv, multibox
 from boxwright.importers.mxnet.params import is_params_file, read_params
-from boxwright.importers.mxnet.retinaface import LANDMARKS, retinaface
+from boxwright.importers.mxnet.retinaface import retinaface
 from boxwright.importers.mxnet.symbol import Entry, Node, Symbol, looks_like_symbol, read_symbol
 from boxwright.importers.mxnet.values import BATCH, Value
 from boxwright.importers.mxnet.writer import Writer
@@ -30,7 +30,7 @@ from boxwright.importers.registry import (
     Verification,
     check_options,
 )
-from boxwright.model import BOXES, IMAGES, SCORES, Model
+from boxwright.model import BOXES, IMAGES, LANDMARKS, SCORES, Model
 
 # Imported for the operators that they register.
 OPERATOR_MODULES = (arithmetic, boxes, layers, pooling, shaping)
@@ -157,6 +157,7 @@ class Import:
             score_threshold=family.score_threshold,
             nms=family.nms,
             heads=decoded.heads,
+            landmarks=family.landmarks,
             interpolation=self.request.interpolation or family.interpolation,
         )
 
@@ -169,7 +170,7 @@ class Import:
             )
         made: Classified
         if is_gender_age(self.symbol):
-            made = gender_age(writer, values[0])
+            made = gender_age(writer, values[0], self.size)
         else:
             node = self.symbol.nodes[self.entries[0].node]
             count = abs(values[0].shape[-1]) if values[0].shape else 1

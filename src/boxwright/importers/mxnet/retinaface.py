@@ -19,10 +19,12 @@ from boxwright.importers.mxnet.heads import Decoded, Family, Pixels, decode_prio
 from boxwright.importers.mxnet.symbol import Entry, Symbol
 from boxwright.importers.mxnet.values import BATCH, Value, described
 from boxwright.importers.mxnet.writer import Writer
+from boxwright.model import LANDMARKS
 
 Floats = NDArray[np.float64]
 
-LANDMARKS = "landmarks"
+POINTS = ("left_eye", "right_eye", "nose", "left_mouth_corner", "right_mouth_corner")
+"""The five points in their order; left and right as in the image."""
 # Sides of the anchors at a cell of each stride, largest first as the network orders them.
 _SIDES = {32: (512, 256), 16: (128, 64), 8: (32, 16)}
 _BASE = 16
@@ -62,6 +64,7 @@ def retinaface(symbol: Symbol) -> Family | None:
         size=(640, 640),
         names=("face",),
         multiple=32,
+        landmarks=POINTS if "landmark_pred" in kinds else (),
         resize="letterbox",
     )
 
@@ -90,7 +93,7 @@ def _decode(
         columns["scores"].append(_rows(writer, face, rows, 1, f"{name}/scores"))
         columns["deltas"].append(_rows(writer, boxes, rows, 4, f"{name}/deltas"))
         for tensor in points:
-            columns["points"].append(_rows(writer, tensor, rows, 10, f"{name}/points"))
+            columns["points"].append(_rows(writer, tensor, rows, 2 * len(POINTS), f"{name}/points"))
         anchors.append(_anchors(stride, sides, grid))
         squares = tuple((float(side), float(side)) for side in sides)
         heads.append(Head("retinaface", grid, squares, rows, boxes.name))
@@ -112,12 +115,15 @@ def _decode(
 
 
 def _landmarks(writer: Writer, points: Value, corners: Floats) -> Value:
-    """``[N, A, 10]``: x and y of five points in input pixels."""
+    """``[N, A, 5, 2]``: x and y of five points in input pixels."""
     side = corners[None, :, 2:3] - corners[None, :, :1]
     centre = (corners[None, :, :2] + corners[None, :, 2:]) / 2
     moved = writer.binary("Mul", points, writer.floats("decode/sides", side), "decode/moved")
-    at = writer.floats("decode/centres", np.tile(centre, 5))
-    return writer.binary("Add", moved, at, "decode/landmarks")
+    # insightface counts from the first pixel's centre, the contract from its edge.
+    at = writer.floats("decode/centres", np.tile(centre + 0.5, len(POINTS)))
+    flat = writer.binary("Add", moved, at, "decode/points_in_pixels")
+    shape = (BATCH, len(corners), len(POINTS), 2)
+    return writer.reshape(flat, shape, "decode/landmarks")
 
 
 def _rows(writer: Writer, x: Value, rows: int, columns: int, name: str) -> Value:

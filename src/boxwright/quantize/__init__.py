@@ -1,1 +1,1 @@
-"""INT8: calibration, placement of Q/DQ pairs, and the accuracy budget."""
+"""INT8: calibration, where Q/DQ pairs go and why, and the accuracy budget."""

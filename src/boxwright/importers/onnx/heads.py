@@ -25,7 +25,7 @@ from boxwright.graph.heads import (
     grid_sizes,
 )
 from boxwright.importers.onnx.families import COCO_ANCHORS
-from boxwright.importers.onnx.options import head_fields, words
+from boxwright.importers.options import head_fields, words
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]

@@ -100,8 +100,8 @@ class PytorchImporter:
             MissingExtraError: PyTorch is not installed.
             ImportFailedError: The file has no modules, only tensors.
         """
-        from boxwright.importers.onnx.probe import run
         from boxwright.importers.pytorch.twin import verify
+        from boxwright.importers.running import run
 
         if not looks_like_safetensors(request.weights):
             with Checkpoint(request.weights) as checkpoint:

@@ -24,7 +24,7 @@ from boxwright.graph.heads import (
     cells,
     grid_sizes,
 )
-from boxwright.importers.onnx.families import COCO_ANCHORS
+from boxwright.importers.families import COCO_ANCHORS
 from boxwright.importers.options import head_fields, words
 
 Array = NDArray[Any]

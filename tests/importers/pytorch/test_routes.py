@@ -21,6 +21,8 @@ torch = pytest.importorskip("torch")
 
 from tests.importers.pytorch import networks  # noqa: E402 - it needs torch
 
+_MODULE: Any = torch.nn.Module
+
 SIZE = (64, 96)
 # What neither file leaves open.
 FIELDS = (
@@ -29,7 +31,7 @@ FIELDS = (
 )
 
 
-class Exported(torch.nn.Module):  # type: ignore[misc]  # torch is imported when it is there
+class Exported(_MODULE):
     """A network that ends as exporters end it."""
 
     def __init__(self, network: Any, end: Callable[..., Any]) -> None:

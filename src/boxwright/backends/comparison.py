@@ -94,9 +94,7 @@ def compare_outputs(
 
 
 def allowed_nrmse(expected: NDArray[Any], limit: float) -> float:
-    """The nrmse that :data:`QUANTISED_STEP` makes of an output, from `limit` up to
-    :data:`MAX_QUANTISED_NRMSE`.
-    """
+    """What nrmse a quantised model's output may have: `limit`, or what a step makes of it."""
     values = expected.astype(np.float64)
     values = values[np.isfinite(values)]
     if not values.size:

@@ -109,7 +109,7 @@ class _Imported(ModelConformance):
     def assert_close(self, got: Tensors, expected: Tensors) -> None:
         assert set(got) == set(expected)
         for name, array in expected.items():
-            atol = self.box_tolerance if name == "boxes" else self.score_tolerance
+            atol = self.box_tolerance if name in ("boxes", "landmarks") else self.score_tolerance
             np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=atol, err_msg=name)
 
     def assert_agrees(self, got: Tensors, expected: Tensors) -> None:
@@ -120,7 +120,11 @@ class _Imported(ModelConformance):
 
 
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
-@pytest.mark.parametrize("subject", ENTRIES, indirect=True, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "subject",
+    [pytest.param(e, id=e.name, marks=[pytest.mark.slow] if e.heavy else []) for e in ENTRIES],
+    indirect=True,
+)
 class TestImported(_Imported):
     """All of them, with one runner for each."""
 

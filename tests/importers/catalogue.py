@@ -62,6 +62,7 @@ class Entry:
         name: For the test's name: format, then what it is.
         load: Imports it.
         real: It was trained: photos show more than noise.
+        heavy: Seconds an image on a CPU: where it has to run often, only in the slow tests.
         quantised: It rounds between its layers, so that two backends differ by steps.
         refused: Why TensorRT-RTX must refuse it: what its message has, and the finding's code.
         cure: The pass that makes it acceptable then.
@@ -70,6 +71,7 @@ class Entry:
     name: str
     load: Callable[[Sources], Model]
     real: bool = False
+    heavy: bool = False
     quantised: bool = False
     refused: tuple[str, str] | None = None
     cure: str = ""
@@ -220,8 +222,8 @@ ENTRIES = (
     Entry("pytorch-yolov5", _torch_yolo("yolov5")),
     Entry("pytorch-yolov5-early", _torch_yolo("yolov5", early=True)),
     Entry("pytorch-yolov8-11", _torch_yolo("yolov8")),
-    Entry("pytorch-ssd300-resnet", _torch_ssd("ssd300_resnet")),
-    Entry("pytorch-ssd300-vgg16", _torch_ssd("ssd300_vgg16")),
+    Entry("pytorch-ssd300-resnet", _torch_ssd("ssd300_resnet"), heavy=True),
+    Entry("pytorch-ssd300-vgg16", _torch_ssd("ssd300_vgg16"), heavy=True),
     Entry("pytorch-ssdlite320", _torch_ssd("ssdlite320_mobilenet_v3_large")),
     Entry("mxnet-ssd", _mxnet("mxnet_ssd")),
     Entry("mxnet-gluoncv-ssd", _mxnet("gluoncv_ssd")),

@@ -151,7 +151,7 @@ class ModelConformance:
     ) -> None:
         results = runner.infer({"images": pictures[:count]})
         assert {name: (a.shape, a.dtype) for name, a in results.items()} == {
-            name: ((count, *a.shape[1:]), np.float32) for name, a in expected.items()
+            name: ((count, *a.shape[1:]), np.dtype(np.float32)) for name, a in expected.items()
         }
 
     def test_results_agree_with_the_reference(
@@ -398,7 +398,7 @@ class BackendConformance(EngineConformance):
         unsupported: Precisions it must refuse.
     """
 
-    backend: ClassVar[str]
+    backend: str
     exclusions: ClassVar[dict[str, str]] = {}
     unsupported: ClassVar[tuple[Precision, ...]] = ()
 

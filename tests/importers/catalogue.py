@@ -233,9 +233,7 @@ ENTRIES = (
     *(
         Entry(
             f"onnx-yolov5-{form.replace('_', '-')}",
-            _export(
-                lambda form=form: families.yolov5_levels(form), head="yolov5", options=_ANCHORS
-            ),
+            _export(partial(families.yolov5_levels, form), head="yolov5", options=_ANCHORS),
         )
         for form in ("maps", "anchor_maps")
     ),

@@ -156,22 +156,3 @@ def test_other_backends(
             results.append(runner.infer({"images": images}))
     np.testing.assert_allclose(results[1]["scores"], results[0]["scores"], atol=1e-4)
     np.testing.assert_allclose(results[1]["boxes"], results[0]["boxes"], atol=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ssd", "nano", "lenet"])
-def test_tensorrt_rtx_builds_them(
-    name: str, request: pytest.FixtureRequest, caffe: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    if name == "lenet":
-        model = import_model(caffe / "mnist-lenet" / "deploy.caffemodel")
-    else:
-        model = request.getfixturevalue(name)
-    engine = backends.build(
-        model,
-        backend="tensorrt-rtx",
-        options={"compute_capabilities": "8.6"},
-        output=tmp_path / "model.bw",
-    )
-    assert engine.plans

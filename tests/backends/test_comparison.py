@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boxwright.backends.comparison import compare_outputs, is_quantised
+from boxwright.backends.comparison import compare_outputs
 from boxwright.errors import BuildError
 from tests.models import make_model
 
@@ -63,4 +63,4 @@ def test_a_quantised_plan_that_computes_something_else_is_refused(expected: Any,
 
 
 def test_a_model_of_floats_is_not_quantised() -> None:
-    assert not is_quantised(make_model())
+    assert not make_model().quantized

@@ -59,18 +59,13 @@ class Quantized:
         }
 
 
-def is_quantized(model: Model) -> bool:
-    """Whether a model has Q/DQ pairs."""
-    return any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node)
-
-
 def prepare(model: Model) -> Model:
     """The model with a name of its own for every node, which layers are known by.
 
     Raises:
         InputError: It is quantised already.
     """
-    if is_quantized(model):
+    if model.quantized:
         raise InputError(
             "this model is quantised already; give the float model that it was made from"
         )

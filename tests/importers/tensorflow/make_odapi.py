@@ -17,6 +17,7 @@ import sys
 import tempfile
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -62,8 +63,8 @@ CONFIG = """model { ssd {
 } }"""
 
 
-def config(extractor: str, resizer: str, converter: str):
-    from object_detection.protos import pipeline_pb2
+def config(extractor: str, resizer: str, converter: str) -> Any:
+    from object_detection.protos import pipeline_pb2  # type: ignore[import-not-found]
 
     text = CONFIG % (CLASSES, resizer, extractor, _CONV, _CONV, converter)
     return text_format.Parse(text, pipeline_pb2.TrainEvalPipelineConfig())
@@ -80,9 +81,9 @@ def weights(name: str, value: np.ndarray, random: np.random.Generator) -> np.nda
     return random.normal(0, np.sqrt(2 / np.prod(value.shape[:-1])), value.shape).astype(value.dtype)
 
 
-def export_1(parsed, folder: Path, images: np.ndarray) -> None:
-    from object_detection import exporter
-    from object_detection.builders import model_builder
+def export_1(parsed: Any, folder: Path, images: np.ndarray) -> None:
+    from object_detection import exporter  # type: ignore[import-not-found]
+    from object_detection.builders import model_builder  # type: ignore[import-not-found]
 
     graph = tf.Graph()
     with graph.as_default(), tf.compat.v1.Session() as session:
@@ -117,7 +118,7 @@ def run_1(folder: Path, images: np.ndarray) -> None:
     np.savez_compressed(folder / "expected.npz", images=images, **found)
 
 
-def export_2(parsed, folder: Path, images: np.ndarray) -> None:
+def export_2(parsed: Any, folder: Path, images: np.ndarray) -> None:
     from object_detection import exporter_lib_v2
     from object_detection.builders import model_builder
 
@@ -137,7 +138,7 @@ def export_2(parsed, folder: Path, images: np.ndarray) -> None:
     loaded = tf.saved_model.load(str(folder / "saved_model"))
     function = loaded.signatures["serving_default"]
     each = [function(input_tensor=tf.constant(image[None])) for image in images]
-    found = {k: np.concatenate([one[k].numpy() for one in each]) for k in each[0]}
+    found: dict[str, Any] = {k: np.concatenate([one[k].numpy() for one in each]) for k in each[0]}
     strip(folder / "saved_model" / "saved_model.pb")
     (folder / "saved_model" / "fingerprint.pb").unlink(missing_ok=True)
     np.savez_compressed(folder / "expected.npz", images=images, **found)
@@ -181,8 +182,11 @@ def main() -> None:
                 sys.modules.setdefault(
                     ".".join(parts[:end]), types.ModuleType(".".join(parts[:end]))
                 )
-        sys.modules["official.legacy.image_classification.efficientnet"].efficientnet_model = None
-        sys.modules["official.modeling.optimization"].ema_optimizer = None
+        for name, member in (
+            ("official.legacy.image_classification.efficientnet", "efficientnet_model"),
+            ("official.modeling.optimization", "ema_optimizer"),
+        ):
+            setattr(sys.modules[name], member, None)
     random = np.random.default_rng(0)
     for name, (made_by, extractor, resizer, converter) in CASES.items():
         if made_by != version or (len(sys.argv) > 2 and name not in sys.argv[2:]):

@@ -27,7 +27,8 @@ _PASSES = (
     *("Identity", "StopGradient", "Squeeze", "ExpandDims", "Reshape", "Unpack"),
     *("StridedSlice", "Slice", "Enter", "Switch", "Merge", "Exit"),
 )
-_MAX_CLASSES = 10_000
+# Names of one value; a chain that is longer was made to take time.
+_MAX_CALLED = 100
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,17 @@ def find_export(
     """
     if BOXES not in outputs or SCORES not in outputs:
         return None
-    end = _End(graph, path)
+    try:
+        return _found(_End(graph, path), graph, outputs, preprocessor)
+    except (IndexError, RecursionError):
+        raise refusal(
+            path, "damaged: operations of its suppression have not the inputs that they need"
+        ) from None
+
+
+def _found(
+    end: _End, graph: Any, outputs: dict[str, str], preprocessor: Preprocessor | None
+) -> ApiExport | None:
     if RAW_BOXES in outputs and RAW_SCORES in outputs:
         boxes, scores, cut = outputs[RAW_BOXES], outputs[RAW_SCORES], None
     else:
@@ -82,7 +93,7 @@ def find_export(
     kept = end.needed([boxes, scores])
     if any(end.nodes[name].op in (*_NMS, _COMBINED) for name in kept):
         raise refusal(
-            path,
+            end.path,
             "an export of the Object Detection API that suppresses proposals inside of the "
             "network (Faster R-CNN and the like); networks of one stage (SSD, RetinaNet, "
             "EfficientDet) are supported",
@@ -90,7 +101,9 @@ def find_export(
     background = end.drops_background(scores) if cut is None else cut
     nms, threshold = end.suppression()
     _keep(graph, kept)
-    return ApiExport(plain_name(boxes), plain_name(scores), background, nms, threshold, preprocessor)
+    return ApiExport(
+        plain_name(boxes), plain_name(scores), background, nms, threshold, preprocessor
+    )
 
 
 class _End:
@@ -110,9 +123,7 @@ class _End:
             if name not in self.nodes or name in found:
                 continue
             found.add(name)
-            pending.extend(
-                node_of(x) for x in self.nodes[name].input if not x.startswith("^")
-            )
+            pending.extend(node_of(x) for x in self.nodes[name].input if not x.startswith("^"))
         return found
 
     def candidates(self) -> tuple[str, str, bool] | None:
@@ -172,7 +183,7 @@ class _End:
 
     def _plain(self, reference: str) -> str:
         """The value itself, where others are merely called like it."""
-        for _ in range(MAX_NODES):
+        for _ in range(_MAX_CALLED):
             node = self.nodes.get(node_of(reference))
             if node is None or node.op not in ("Identity", "StopGradient"):
                 break
@@ -199,7 +210,9 @@ class _End:
 
     def _constant(self, nodes: dict[str, Any], reference: str) -> Array | None:
         node = nodes.get(node_of(reference))
-        while node is not None and node.op in ("Identity", "Enter") and node.input:
+        for _ in range(_MAX_CALLED):
+            if node is None or node.op not in ("Identity", "Enter") or not node.input:
+                break
             node = nodes.get(node_of(node.input[0]))
         if node is None or node.op != "Const":
             return None
@@ -208,7 +221,7 @@ class _End:
 
 def _nms(iou: float | None, agnostic: bool) -> Nms:
     # 1 and more is what the API writes for no suppression; nothing is then over it here too.
-    known = 0.6 if iou is None or not 0 < iou else min(iou, 1.0)
+    known = min(iou, 1.0) if iou is not None and iou > 0 else 0.6
     return Nms(iou_threshold=round(known, 6), class_agnostic=agnostic, multi_label=not agnostic)
 
 

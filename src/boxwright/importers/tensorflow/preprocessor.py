@@ -95,10 +95,14 @@ def cut_preprocessor(graph: Any, path: Path) -> Preprocessor | None:
     functions = {function.signature.name: function for function in graph.library.function}
     bodies = [graph.node, *(function.node_def for function in graph.library.function)]
     found = None
+    walk = _Walk(functions, path)
     for body in bodies:
         scope = _Scope({node.name: node for node in body})
         for node in [node for node in body if node.op in _ENDS]:
-            done = _Walk(functions, path).cut(scope, node, body)
+            try:
+                done = walk.cut(scope, node, body)
+            except IndexError:
+                continue  # An operation without the inputs it needs: whoever runs it will say.
             found = found or done
     return found
 
@@ -107,7 +111,7 @@ class _Walk:
     def __init__(self, functions: dict[str, Any], path: Path) -> None:
         self.functions = functions
         self.path = path
-        self.left = MAX_NODES
+        self.left = 10 * MAX_NODES
 
     def cut(self, scope: _Scope, end: Any, body: Any) -> Preprocessor | None:
         found = _Found()
@@ -175,9 +179,7 @@ class _Walk:
         )
         return inner, function.ret[function.signature.output_arg[index].name]
 
-    def _follow(
-        self, scope: _Scope, reference: str, found: _Found
-    ) -> tuple[_Scope, str] | None:
+    def _follow(self, scope: _Scope, reference: str, found: _Found) -> tuple[_Scope, str] | None:
         """Back to what a loop iterates over; ``None`` where another operation is in the way."""
         while self.left > 0:
             at = self._behind(scope, reference, ())

@@ -214,3 +214,53 @@ def test_verification_runs_the_export(case: str, folder: Path) -> None:
     request = make_request(folder / export / file, names=NAMES)
     verification = IMPORTER.verify(request, IMPORTER.load(request))
     assert verification.passed, verification
+
+
+# Graphs damaged where they are looked at before anything is converted.
+DAMAGES: dict[str, tuple[str, int]] = {
+    "a suppression without scores": ("NonMaxSuppressionV5", 1),
+    "a Slice of nothing": ("Slice", 0),
+    "a loop's result from nowhere": ("TensorArrayGatherV3", 1),
+    "a write of nothing": ("TensorArrayWriteV3", 2),
+    "columns of nothing": ("Unpack", 0),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged_graphs_are_refused(case: str, folder: Path, tmp_path: Path) -> None:
+    kind, left = DAMAGES[case]
+
+    def change(graph: Any) -> None:
+        without("raw_detection_boxes", "raw_detection_scores")(graph)
+        for node in graph.node:
+            if node.op == kind:
+                del node.input[left:]
+
+    with pytest.raises(ImportFailedError):
+        import_model(changed(folder, tmp_path, change))
+
+
+def test_one_operation_for_all_classes(folder: Path, tmp_path: Path) -> None:
+    """CombinedNonMaxSuppression, as ``use_combined_nms`` has it, put where the loop was."""
+
+    def change(graph: Any) -> None:
+        without("raw_detection_boxes", "raw_detection_scores")(graph)
+        kept = [n for n in graph.node if "BatchMultiClassNonMaxSuppression" not in n.name]
+        without(*(n.name for n in graph.node if n not in kept))(graph)
+        inputs = ["Postprocessor/ExpandDims_1", "Postprocessor/Slice"]
+        for name, value in (("iou", 0.4), ("score", 0.1)):
+            constant = graph.node.add()
+            constant.name, constant.op = name, "Const"
+            constant.attr["value"].tensor.dtype = 1
+            constant.attr["value"].tensor.float_val.append(value)
+        combined = graph.node.add()
+        combined.name, combined.op = "combined", "CombinedNonMaxSuppression"
+        combined.input.extend([*inputs, "iou", "iou", "iou", "score"])
+        for name in ("detection_boxes", "detection_scores"):
+            (node,) = (n for n in graph.node if n.name == name)
+            del node.input[:]
+            node.input.append("combined")
+
+    model = import_model(changed(folder, tmp_path, change), names=NAMES)
+    assert model.card.nms.iou_threshold == pytest.approx(0.4)
+    compare(model, expected(folder, "tf1_mobilenet"))

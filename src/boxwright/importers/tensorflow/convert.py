@@ -250,7 +250,7 @@ class _Detector:
         # The Object Detection API and OpenCV's detectors are fed what was stretched, but for
         # the API's networks that keep the aspect.
         letterbox = before is not None and before.keeps_aspect
-        pad = {} if before is None or before.pad is None else {"pad_value": round(before.pad)}
+        padded = None if before is None else before.pad
         threshold = ending.score_threshold
         return ModelCard(
             name=printable(request.weights.stem),
@@ -264,7 +264,7 @@ class _Detector:
             source_format="tensorflow",
             source_files=source_files(files),
             licence=request.licence or network.licence,
-            **pad,
+            pad_value=ModelCard.pad_value if padded is None else round(padded),
             transforms=(record(request, self.lowering, self.form, tensors),),
         )
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from boxwright import backends
 from boxwright.importers import import_model
 from boxwright.importers.onnx import convert, surgery
-from boxwright.importers.onnx.probe import picture
+from boxwright.importers.running import picture
 
 Array = NDArray[Any]
 FOLDER = os.environ.get("BOXWRIGHT_EXTRA_MODELS")

@@ -1,0 +1,1 @@
+"""Eight-bit models: what activations range over, and where they are quantised."""

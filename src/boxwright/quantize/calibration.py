@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -347,6 +348,9 @@ def _alone(cache: Path, progress: ProgressCallback) -> Iterator[None]:
             "another file"
         ) from error
     except OSError as error:
+        # Better now than when hours of work are to be kept.
+        if not os.access(cache.parent, os.W_OK):
+            raise InputError(f"cannot write {cache}: {error.strerror or error}") from error
         _log.info("no lock beside %s: %s", cache, error)
     try:
         yield

@@ -8,6 +8,7 @@ clips much, a large one the other way round; the methods weigh that differently.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Literal, get_args
 
 import numpy as np
@@ -50,8 +51,9 @@ def amax_of(
         InputError: The method is none of these, or the percentile is not in (0, 100].
     """
     if method not in METHODS:
-        raise InputError(f"a calibration method must be one of {', '.join(METHODS)}, "
-                         f"got {method!r}")  # fmt: skip
+        raise InputError(
+            f"a calibration method must be one of {', '.join(METHODS)}, got {method!r}"
+        )
     if not 0 < percentile <= 100:
         raise InputError(f"a percentile must be above 0 and at most 100, got {percentile}")
     if method == "minmax" or not statistics.amax:
@@ -67,7 +69,8 @@ def percentile_amax(statistics: TensorStatistics, percentile: float) -> float:
     Zeros count. It is at most one bin above the exact percentile.
     """
     cumulated = statistics.zeros + np.cumsum(statistics.counts)
-    wanted = math.ceil(percentile / 100 * int(cumulated[-1]))
+    # As it is written: 99.9 as a float is a little more, which could ask for one value more.
+    wanted = math.ceil(Fraction(str(float(percentile))) * int(cumulated[-1]) / 100)
     # Where zeros alone are enough, the least of the others is: a range of 0 is none.
     at = int(np.searchsorted(cumulated, max(wanted, statistics.zeros + 1)))
     return _end_of(statistics, at + 1)

@@ -35,7 +35,7 @@ _HEADER = "boxwright_calibration"
 _MAX_BYTES = 512 << 20
 _MAX_COUNT = 1 << 53
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "counts": np.dtype(np.int64),
     "zeros": np.dtype(np.int64),
     "minimum": np.dtype(np.float32),
@@ -189,8 +189,9 @@ def _checked(name: str, row: Mapping[str, Any]) -> TensorStatistics:
     if not (bounded and ordered and found.exponent == exponent_of(amax)):
         raise ValueError(f"the range of {name!r} is not one")
     filled = np.flatnonzero(found.counts)
-    # Each below 2**53, so that a sum of 2048 cannot overflow... and is exact in float64.
-    if found.zeros < 0 or found.counts.min() < 0 or found.counts.max() >= _MAX_COUNT // BINS:
+    # Together below 2**54: no sum of them overflows.
+    most = max(found.zeros // BINS, int(found.counts.max()))
+    if found.zeros < 0 or found.counts.min() < 0 or most >= _MAX_COUNT // BINS:
         raise ValueError(f"{name!r} counts less than nothing, or too much")
     top = int(filled[-1]) if len(filled) else -1
     if top != (bin_of(amax, found.exponent) if amax else -1):

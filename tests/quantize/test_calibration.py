@@ -29,6 +29,7 @@ from boxwright.quantize import calibration, store
 from boxwright.quantize.activations import Activations, Reader, in_groups
 from boxwright.quantize.calibration import Calibration, calibrate
 from boxwright.quantize.histogram import BINS
+from boxwright.quantize.legacy_cache import read_legacy_cache
 from tests.models import GraphBuilder, make_model
 
 _ROOT = Path(__file__).parents[2]
@@ -319,6 +320,16 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / "images").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=r"not a calibration|cannot read"):
             Calibration.load(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(model: Model, images: list[Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (Calibration.load, read_legacy_cache, read_npz):
+        with pytest.raises(InputError, match="not a regular file"):
+            read(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a regular file"):
+        calibrate(model, images, cache=tmp_path / "pipe")
 
 
 # Caches

@@ -349,7 +349,7 @@ def _alone(cache: Path, progress: ProgressCallback) -> Iterator[None]:
         ) from error
     except OSError as error:
         # Better now than when hours of work are to be kept.
-        if not os.access(cache.parent, os.W_OK):
+        if not (cache.parent.is_dir() and os.access(cache.parent, os.W_OK)):
             raise InputError(f"cannot write {cache}: {error.strerror or error}") from error
         _log.info("no lock beside %s: %s", cache, error)
     try:

@@ -47,7 +47,7 @@ from boxwright.quantize.quantizer import quantize
 from boxwright.quantize.rules import Rules
 
 SECONDS = 0.3
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "heads": {"heads": True},
     "all-channels": {"min_channels": 1},
     "no-first": {"first": False},
@@ -78,7 +78,7 @@ def static(model: Model, files: list[Path], scratch: Path) -> Model:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no types
         def __init__(self) -> None:
             preprocessor = Preprocessor(model.card)
             images = (preprocessor.prepare(load_image(path))[0] for path in files)
@@ -150,7 +150,8 @@ def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[
     for turn in range(rounds):
         order = list(calls.items())
         for name, one in order if turn % 2 else reversed(order):
-            times, until = [], time.perf_counter() + SECONDS
+            times: list[float] = []
+            until = time.perf_counter() + SECONDS
             while time.perf_counter() < until or not times:
                 started = time.perf_counter_ns()
                 one()
@@ -192,7 +193,8 @@ def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
     dataset = open_dataset(given.annotations, images=given.images)
     yield "| variant | INT8 layers | AP | AP50 | points lost | receipt: layers |"
     yield "|---|---|---|---|---|---|"
-    subjects, first = [], None
+    subjects: list[Subject] = []
+    first: float | None = None
     for name in given.variants.split(","):
         try:
             subject = variant(name, model, calibration, files, given, scratch)
@@ -200,13 +202,14 @@ def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
             yield f"| {name} | | | | | {' '.join(str(error).split())[:200]} |"
             continue
         subjects.append(subject)
-        facts = evaluate(subject.engine, dataset, batch_size=given.batches[-1]).accuracy
-        first = facts.ap if first is None else first
+        done = evaluate(subject.engine, dataset, batch_size=given.batches[-1])
+        facts = done.accuracy.to_dict(curves=False)
+        first = facts["ap"] if first is None else first
         layers = subject.engine.receipt.get("layers", {})
         counts = "; ".join(f"{kind}: {sum(of.values())}" for kind, of in layers.items())
         yield (
-            f"| {name} | {subject.layers} | {100 * facts.ap:.2f} | {100 * facts.ap50:.2f} | "
-            f"{100 * (first - facts.ap):+.2f} | {counts} |"
+            f"| {name} | {subject.layers} | {100 * facts['ap']:.2f} | "
+            f"{100 * facts['ap50']:.2f} | {100 * (first - facts['ap']):+.2f} | {counts} |"
         )
     yield "\nThe network alone, and how many times as fast as the first:\n"
     yield from speeds(subjects, model, evaluated, given)

@@ -47,13 +47,18 @@ def activation_pairs(proto: onnx.ModelProto) -> Iterator[Pair]:
     for node in proto.graph.node:
         if node.op_type != _Q or node.input[0] in constants:
             continue
-        scale = constants.get(node.input[1])
-        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
-        single = scale is not None and not scale.dims and zero is not None
-        single = single and zero.data_type == _INT8 and not numpy_helper.to_array(zero).any()
-        value = float(numpy_helper.to_array(scale)) if single else 0.0
+        value = _symmetric_scale(*(constants.get(name) for name in node.input[1:3]))
         behind = tuple(n for n in readers.get(node.output[0], ()) if n.op_type == _DQ)
         yield Pair(node.input[0], node, behind, value)
+
+
+def _symmetric_scale(
+    scale: onnx.TensorProto | None = None, zero: onnx.TensorProto | None = None
+) -> float:
+    """The scale of a pair for the whole of a tensor, around 0 in INT8; else 0."""
+    if scale is None or scale.dims or zero is None or zero.data_type != _INT8:
+        return 0.0
+    return 0.0 if numpy_helper.to_array(zero).any() else float(numpy_helper.to_array(scale))
 
 
 def with_unsigned_activations(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,7 +19,8 @@ from boxwright.ranges import with_ranges
 if TYPE_CHECKING:
     import onnx
 
-    from boxwright.quantize.calibration import Calibration, Method
+    from boxwright.quantize.calibration import Calibration
+    from boxwright.quantize.ranges import Method
 
 TRANSFORM = "quantize"
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from boxwright.backends.quantized import Pair, activation_pairs
@@ -75,6 +77,7 @@ class _Lowering:
         }
         dropped = {id(n) for p in self._pairs.values() for n in (p.quantize, *p.dequantize)}
         self._nodes = [node for node in self._graph.node if id(node) not in dropped]
+        self._producers = {name: node for node in self._nodes for name in node.output}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._nodes:
             for name in node.input:
@@ -110,9 +113,13 @@ class _Lowering:
             if node.input[0] in self._behind and self._clipped_by(output) is None:
                 self._add(output)
         elif node.op_type in _CLIPPING:
-            made_by = next((n for n in self._nodes if data[0] in n.output), None)
-            quantized = made_by is not None and made_by.op_type == "Conv"
-            if quantized and made_by.input[0] in self._behind and data[0] not in self._scales:
+            made_by = self._producers.get(data[0])
+            if (
+                made_by is not None
+                and made_by.op_type == "Conv"
+                and made_by.input[0] in self._behind
+                and data[0] not in self._scales
+            ):
                 self._add(output)
         elif node.op_type in _COMPUTING and all(name in self._scales for name in data):
             self._add(output)
@@ -161,7 +168,10 @@ class _Lowering:
 
     def _append_pair(self, tensor: str, scale: _Scale) -> None:
         names = [f"{tensor}/uint8/scale", f"{tensor}/uint8/zero"]
-        values = (np.array(scale.scale, np.float32), np.array(scale.zero, np.uint8))
+        values: tuple[NDArray[Any], ...] = (
+            np.array(scale.scale, np.float32),
+            np.array(scale.zero, np.uint8),
+        )
         for name, value in zip(names, values, strict=True):
             self._graph.initializer.append(numpy_helper.from_array(value, name))
         quantized = f"{tensor}/uint8"

@@ -127,6 +127,8 @@ def main() -> int:
         "tensorflow",
         "saved_model",
         "engine",
+        "calibration",
+        "legacy_cache",
     )
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=25_000, help="files of each kind")

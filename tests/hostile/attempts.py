@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from PIL import Image
 
 from boxwright import backends
 from boxwright.darknet.layers import Convolutional, Layer, Local, Pool
@@ -26,6 +28,9 @@ from boxwright.graph.legalise import legalise
 from boxwright.graph.targets import known_targets
 from boxwright.importers import import_model
 from boxwright.model import Model
+from boxwright.quantize.calibration import Calibration, calibrate
+from boxwright.quantize.legacy_cache import read_legacy_cache, write_legacy_cache
+from boxwright.quantize.ranges import METHODS
 from tests.darknet.cfgs import random_weights, write_weights
 from tests.graph import zoo
 from tests.hostile.break_graphs import break_graph
@@ -224,6 +229,30 @@ def attempt_tensorflow(path: Path) -> str:
     return "used"
 
 
+def attempt_calibration(path: Path) -> str:
+    """Load, ask every tensor for every range, and write it again."""
+    try:
+        found = Calibration.load(path)
+        for name in found.statistics:
+            ranges = [found.amax(name, method) for method in METHODS]
+            assert all(0 <= amax <= ranges[0] for amax in ranges)
+        found.save(path.with_suffix(".again.npz"))
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
+def attempt_legacy_cache(path: Path) -> str:
+    """Read, and read again what is written of it."""
+    try:
+        found = read_legacy_cache(path)
+        write_legacy_cache(path.with_suffix(".again"), found)
+        assert read_legacy_cache(path.with_suffix(".again")) == found
+    except BoxwrightError as error:
+        return _refused(error)
+    return "used"
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files that a writer should have removed."""
     return [path for path in folder.iterdir() if path.suffix == ".part"]
@@ -361,6 +390,27 @@ def _sound_saved_model(folder: Path) -> list[Path]:
     return [Path(shutil.copy(GOLDEN / "saved_model" / name, folder)) for name in names]
 
 
+def _sound_calibration(folder: Path) -> list[Path]:
+    picture = folder / "picture.png"
+    Image.fromarray(
+        np.arange(20 * 30 * 3, dtype=np.uint16).reshape(20, 30, 3).astype(np.uint8)
+    ).save(picture)
+    calibrate(make_model(channels=4), [picture], ["boxes", "conv_3"]).save(folder / "sound.npz")
+    # Not compressed: its numbers can be damaged without zlib noticing.
+    stored = folder / "stored.npz"
+    with zipfile.ZipFile(folder / "sound.npz") as source, zipfile.ZipFile(stored, "w") as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    return [folder / "sound.npz", stored]
+
+
+def _sound_legacy_cache(folder: Path) -> list[Path]:
+    path = folder / "sound.cache"
+    lines = [f"layer {n}: conv/{n}_output: {0x3C010A14 + n:08x}" for n in range(20)]
+    path.write_text("\n".join(["TRT-8601-EntropyCalibration2", *lines, ""]))
+    return [path]
+
+
 TARGETS = {
     "checkpoint": Target(_sound_checkpoints, attempt_checkpoint, ZIP_MARKS),
     "cfg": Target(_sound_cfgs, attempt_cfg),
@@ -373,4 +423,6 @@ TARGETS = {
     "tensorflow": Target(_sound_tensorflow, attempt_tensorflow),
     "saved_model": Target(_sound_saved_model, attempt_tensorflow),
     "engine": Target(_sound_engine, attempt_engine, (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")),
+    "calibration": Target(_sound_calibration, attempt_calibration, ZIP_MARKS),
+    "legacy_cache": Target(_sound_legacy_cache, attempt_legacy_cache, (b": ", b"TRT-")),
 }

@@ -20,6 +20,8 @@ COUNTS = {
     "checkpoint": 600,
     "tensorflow": 400,
     "saved_model": 200,
+    "calibration": 400,
+    "legacy_cache": 400,
 }
 SLOWEST_SECONDS = 5.0
 

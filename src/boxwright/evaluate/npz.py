@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from boxwright.errors import InputError
-from boxwright.files import atomic_write, human_size
+from boxwright.files import atomic_write, human_size, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ def read_npz(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[
             something other than numbers, booleans and text.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if len(members) > MAX_MEMBERS:
                 raise InputError(

@@ -1,0 +1,141 @@
+"""The layers that INT8 is for: convolutions with constant weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from boxwright.graph.view import View
+    from boxwright.quantize.rules import Rules
+
+# Of matrix products most are small heads of classifiers; TensorRT wants other scales there.
+_CANDIDATES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+KEPT = "asked to stay in float"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution.
+
+    Attributes:
+        name: Of its node.
+        operator: ``Conv``, ...
+        input: The tensor it reads.
+        weights: The tensor its weights are in.
+        shape: Of the weights; empty where they are not constant.
+        group: Number of groups.
+        reason: Why it stays in float; ``None`` where it is quantised.
+    """
+
+    name: str
+    operator: str
+    input: str
+    weights: str
+    shape: tuple[int, ...]
+    group: int
+    reason: str | None = None
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of its input and its output, all groups together; zeros where unknown."""
+        if len(self.shape) < 2:
+            return 0, 0
+        return self.shape[1] * self.group, self.shape[0]
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output channel reads one input channel."""
+        return len(self.shape) >= 2 and self.group > 1 and self.shape[1] == 1
+
+
+def find_layers(view: View, rules: Rules, keep: Collection[str] = ()) -> tuple[Layer, ...]:
+    """All layers of a graph, each quantised or with the reason why not.
+
+    Raises:
+        InputError: `keep` names something that is no layer.
+    """
+    found = [_read(view, node) for node in view.graph.node if node.op_type in _CANDIDATES]
+    _check_names(found, keep)
+    last = _last(view, found)
+    first = next((layer.name for layer in found if layer.operator == "Conv"), None)
+    return tuple(
+        dataclasses.replace(
+            layer,
+            reason=_why_not(view, layer, rules, layer.name == first, layer.name in last)
+            or (KEPT if layer.name in keep else None),
+        )
+        for layer in found
+    )
+
+
+def _check_names(layers: Collection[Layer], keep: Collection[str]) -> None:
+    known = {layer.name for layer in layers}
+    unknown = sorted(set(keep) - known)
+    if unknown:
+        some = ", ".join(sorted(known)[:3])
+        raise InputError(
+            f"cannot keep {', '.join(map(repr, unknown[:3]))} in float: no layer is called that; "
+            f"layers are called {some}, ... (boxwright quantize --list)"
+        )
+
+
+def _read(view: View, node: onnx.NodeProto) -> Layer:
+    weights = node.input[1] if len(node.input) > 1 else ""
+    tensor = view.initializers.get(weights)
+    group = next((a.i for a in node.attribute if a.name == "group"), 1)
+    shape = tuple(tensor.dims) if tensor is not None else ()
+    return Layer(node.name, node.op_type, node.input[0], weights, shape, int(group))
+
+
+def _why_not(view: View, layer: Layer, rules: Rules, first: bool, last: bool) -> str | None:
+    """The first reason against quantising a layer."""
+    if layer.name.startswith("decode/"):
+        return "part of the decoding"
+    if layer.operator != "Conv":
+        return f"{layer.operator}: only convolutions are quantised"
+    if not layer.shape:
+        return "its weights are not constant"
+    if view.tensor(layer.input) is not None:
+        return "its input is constant"
+    if len({node.op_type for node in view.readers[layer.weights]}) > 1:
+        return "another operator reads its weights"
+    if last and not rules.heads:
+        return "gives a head's output"
+    if first:
+        return None if rules.first else "the first convolution"
+    if layer.depthwise and not rules.depthwise:
+        return "depthwise"
+    fewest = min(layer.channels)
+    if fewest < rules.min_channels:
+        return f"{fewest} channels, fewer than {rules.min_channels}"
+    return None
+
+
+def _last(view: View, layers: Collection[Layer]) -> set[str]:
+    """Layers after which no other comes outside of the decoding: they make the raw heads."""
+    inside = {layer.name for layer in layers if not layer.name.startswith("decode/")}
+    reaching: dict[str, bool] = {}
+    # Backwards, so that what comes after a node is known when it is met.
+    for node in reversed(view.graph.node):
+        reaching[node.name] = any(
+            reader.name in inside or reaching.get(reader.name, False)
+            for output in node.output
+            for reader in view.readers.get(output, ())
+        )
+    return {name for name in inside if not reaching[name]}
+
+
+def weight_values(tensor: onnx.TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """A layer's weights as float32."""
+    from onnx import numpy_helper
+
+    return np.asarray(numpy_helper.to_array(tensor), np.float32)

@@ -1,0 +1,183 @@
+"""Where quantisation goes: which layers, which tensors, and why the others not.
+
+The placement is the one that TensorRT fuses (NVIDIA, "Working with Quantized Types",
+Q/DQ placement recommendations) and that ONNX Runtime and OpenVINO read as well:
+
+- a Q/DQ pair in front of every quantised convolution, on its input and on its weights;
+- none between a convolution and its activation, so that both stay one kernel;
+- of an addition after a convolution, a pair on the other branch only;
+- none on pooling, resizing, concatenation: values pass through them as they are, which
+  takes one scale for all that they connect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from boxwright.graph.view import View
+from boxwright.quantize.layers import Layer, find_layers
+from boxwright.quantize.rules import Rules
+from boxwright.quantize.sets import DisjointSets
+
+if TYPE_CHECKING:
+    import onnx
+
+# They move values, or pick some of them: what comes out has the range of what goes in.
+_MOVING = frozenset(
+    {
+        *("Concat", "Identity", "MaxPool", "Slice", "Split", "Reshape", "Transpose", "Flatten"),
+        *("Squeeze", "Unsqueeze", "SpaceToDepth", "DepthToSpace", "Tile", "Expand"),
+    }
+)
+# Runtimes fuse these into the convolution in front of them.
+_ACTIVATIONS = frozenset(
+    {
+        *("Relu", "LeakyRelu", "Clip", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Elu"),
+        *("Softplus", "Tanh", "Mul", "Mish", "Swish", "BatchNormalization"),
+    }
+)
+# Longest way from a convolution to the end of its activation: Mish is three nodes.
+_ACTIVATION_LENGTH = 4
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A tensor that passes through a Q/DQ pair.
+
+    Attributes:
+        name: Of the tensor.
+        readers: Names of the nodes that read the pair's output.
+        group: Number of the tensors that share its scale.
+    """
+
+    name: str
+    readers: tuple[str, ...]
+    group: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is quantised.
+
+    Attributes:
+        layers: All convolutions, in the order of the graph; those that stay in float say why.
+        tensors: Activations with a Q/DQ pair.
+    """
+
+    layers: tuple[Layer, ...]
+    tensors: tuple[QuantizedTensor, ...]
+
+    @property
+    def quantized(self) -> tuple[Layer, ...]:
+        """The layers that compute in INT8."""
+        return tuple(layer for layer in self.layers if layer.reason is None)
+
+
+def place(
+    proto: onnx.ModelProto, rules: Rules | None = None, keep: Collection[str] = ()
+) -> Placement:
+    """Decide where Q/DQ pairs go.
+
+    Args:
+        proto: A model of the contract, not quantised yet.
+        rules: What may be quantised.
+        keep: Names of layers (nodes) that stay in float.
+
+    Raises:
+        InputError: `keep` names no layer of the graph.
+    """
+    rules = rules or Rules()
+    view = View(proto)
+    layers = find_layers(view, rules, keep)
+    readers: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.reason is None:
+            readers.setdefault(layer.input, []).append(layer.name)
+    if rules.residual:
+        for tensor, addition in _residuals(view, layers):
+            readers.setdefault(tensor, []).append(addition)
+    sets = _connected(view) if rules.shared_scales else DisjointSets[str]()
+    numbers: dict[str, int] = {}
+    tensors = tuple(
+        QuantizedTensor(name, tuple(names), numbers.setdefault(sets.find(name), len(numbers)))
+        for name, names in readers.items()
+    )
+    return Placement(layers, tensors)
+
+
+def _connected(view: View) -> DisjointSets[str]:
+    """Tensors that hold the same values, whole or in part."""
+    sets = DisjointSets[str]()
+    for node in view.graph.node:
+        if node.op_type not in _MOVING and not _is_nearest(node):
+            continue
+        data = [name for name in node.input if name] if node.op_type == "Concat" else node.input[:1]
+        moved = [name for name in (*data, *node.output) if name and view.tensor(name) is None]
+        for name in moved[1:]:
+            sets.join(moved[0], name)
+    return sets
+
+
+def _is_nearest(node: onnx.NodeProto) -> bool:
+    """Whether a node copies pixels to enlarge an image."""
+    if node.op_type not in ("Resize", "Upsample"):
+        return False
+    mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
+    return bool(mode == b"nearest")
+
+
+def _residuals(view: View, layers: tuple[Layer, ...]) -> Iterator[tuple[str, str]]:
+    """Branches that an addition joins to a quantised convolution's result, and the additions.
+
+    TensorRT adds within the convolution's kernel when what is added is INT8, and the
+    convolution's own result must not be rounded on its way there.
+    """
+    order = {node.name: number for number, node in enumerate(view.graph.node)}
+    quantized = {layer.name for layer in layers if layer.reason is None}
+    fed = {layer.input for layer in layers if layer.reason is None}
+    for node in view.graph.node:
+        if node.op_type != "Add" or len(node.input) != 2 or node.name.startswith("decode/"):
+            continue
+        if any(view.tensor(name) is not None for name in node.input):
+            continue
+        made = [(_convolution_behind(view, name, quantized), name) for name in node.input]
+        computed = [(order[layer], name) for layer, name in made if layer is not None]
+        # Only where the sum is used in INT8 itself does rounding a branch save anything.
+        if not computed or not _reaches(view, node.output[0], fed):
+            continue
+        fused = max(computed)[1]
+        other = next((name for name in node.input if name != fused), None)
+        if other is not None:
+            yield other, node.name
+
+
+def _convolution_behind(view: View, tensor: str, layers: Collection[str]) -> str | None:
+    """The quantised convolution whose (activated) output a tensor is."""
+    for _ in range(_ACTIVATION_LENGTH + 1):
+        node = view.producers.get(tensor)
+        if node is None:
+            return None
+        if node.name in layers:
+            return node.name
+        if node.op_type not in _ACTIVATIONS:
+            return None
+        tensor = next((name for name in node.input if view.tensor(name) is None), "")
+    return None
+
+
+def _reaches(view: View, tensor: str, wanted: Collection[str]) -> bool:
+    """Whether a tensor's values get to one of `wanted` without being computed with."""
+    pending, seen = [tensor], {tensor}
+    while pending:
+        current = pending.pop()
+        if current in wanted:
+            return True
+        for node in view.readers.get(current, ()):
+            passes = node.op_type in _MOVING or node.op_type in _ACTIVATIONS or _is_nearest(node)
+            for output in node.output if passes else ():
+                if output not in seen:
+                    seen.add(output)
+                    pending.append(output)
+    return False

@@ -1,0 +1,170 @@
+"""A model in INT8: calibrated ranges and a placement made into Q/DQ pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from boxwright._version import __version__
+from boxwright.card import Transform
+from boxwright.errors import InputError
+from boxwright.model import Model
+from boxwright.quantize.insert import insert
+from boxwright.quantize.placement import Placement, place
+from boxwright.quantize.rules import Rules
+from boxwright.ranges import with_ranges
+
+if TYPE_CHECKING:
+    import onnx
+
+    from boxwright.quantize.calibration import Calibration
+    from boxwright.quantize.ranges import Method
+
+TRANSFORM = "quantize"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model in INT8, and how it came to be.
+
+    Attributes:
+        model: The model with Q/DQ pairs.
+        placement: What is quantised, and what not and why.
+        amax: The largest magnitude that each quantised tensor can hold.
+    """
+
+    model: Model
+    placement: Placement
+    amax: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table of layers and tensors, JSON values only."""
+        return {
+            "layers": [
+                {
+                    "name": layer.name,
+                    "operator": layer.operator,
+                    "weights": list(layer.shape),
+                    "group": layer.group,
+                    "precision": "int8" if layer.reason is None else "float",
+                    **({} if layer.reason is None else {"reason": layer.reason}),
+                }
+                for layer in self.placement.layers
+            ],
+            "tensors": [
+                {"name": t.name, "amax": self.amax[t.name], "scale_group": t.group}
+                for t in self.placement.tensors
+            ],
+        }
+
+
+def prepare(model: Model) -> Model:
+    """The model with a name of its own for every node, which layers are known by.
+
+    Raises:
+        InputError: It is quantised already.
+    """
+    if model.quantized:
+        raise InputError(
+            "this model is quantised already; give the float model that it was made from"
+        )
+    copy = type(model.proto)()
+    copy.CopyFrom(model.proto)
+    _name_nodes(copy.graph)
+    return Model(copy, model.card)
+
+
+def quantize(
+    model: Model,
+    calibration: Calibration,
+    *,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    rules: Rules | None = None,
+    keep: Collection[str] = (),
+) -> Quantized:
+    """Quantise a model.
+
+    Args:
+        model: In float; it is not changed.
+        calibration: What its tensors held on images.
+        method: How a range follows from what was seen.
+        percentile: Of the magnitudes, for the method of that name.
+        rules: What may be quantised.
+        keep: Layers that stay in float.
+
+    Raises:
+        InputError: The model is quantised already, `keep` names no layer, or the
+            calibration lacks a tensor.
+    """
+    rules = rules or Rules()
+    named = prepare(model)
+    placement = place(named.proto, rules, keep)
+    amax = _ranges(placement, calibration, method, percentile)
+    proto = insert(named.proto, placement, amax)
+    with_ranges(proto, {name: calibration.range(name) for name in calibration.statistics})
+    transform = _transform(placement, calibration, method, percentile, rules, keep)
+    result = Model(proto, model.card.with_transform(transform))
+    result.check("the quantised model")
+    return Quantized(result, placement, amax)
+
+
+def _ranges(
+    placement: Placement, calibration: Calibration, method: Method, percentile: float
+) -> dict[str, float]:
+    """The largest magnitude of each tensor, one for all that share a scale."""
+    groups: dict[int, float] = {}
+    for tensor in placement.tensors:
+        if tensor.name not in calibration.statistics:
+            raise InputError(
+                f"the calibration knows nothing of the tensor {tensor.name!r}: "
+                "was it made with this model?"
+            )
+        found = calibration.amax(tensor.name, method, percentile=percentile)
+        groups[tensor.group] = max(groups.get(tensor.group, 0.0), found)
+    return {tensor.name: groups[tensor.group] for tensor in placement.tensors}
+
+
+def _transform(
+    placement: Placement,
+    calibration: Calibration,
+    method: Method,
+    percentile: float,
+    rules: Rules,
+    keep: Collection[str],
+) -> Transform:
+    import onnx
+
+    parameters: dict[str, Any] = {
+        "method": method,
+        **({"percentile": percentile} if method == "percentile" else {}),
+        "images": calibration.images,
+        "images_sha256": calibration.images_sha256,
+        "rules": {name: getattr(rules, name) for name in rules.__dataclass_fields__},
+        "keep": sorted(keep),
+    }
+    kept = Counter(layer.reason for layer in placement.layers if layer.reason is not None)
+    effect = {
+        "layers": {"int8": len(placement.quantized), "float": sum(kept.values())},
+        "kept_in_float": dict(sorted((str(reason), count) for reason, count in kept.items())),
+        "tensors": len(placement.tensors),
+    }
+    versions = {"boxwright": __version__, "onnx": str(onnx.__version__)}
+    return Transform(TRANSFORM, parameters, versions, effect)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    taken = Counter(node.name for node in graph.node)
+    names = set(taken)
+    for node in graph.node:
+        if node.name and taken[node.name] == 1:
+            continue
+        base = next((name for name in node.output if name), node.op_type)
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base}_{number}"
+        names.add(name)
+        node.name = name

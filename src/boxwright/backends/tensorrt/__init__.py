@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 # TensorRT 11 and RTX included: plans of another number do not fit.
 _REVISION = 1
 
-_PRECISIONS = ["fp32", "fp16", "int8"]
+_PRECISIONS = ("fp32", "fp16", "int8")
 
 # How far a plan may be from the portable graph on ONNX Runtime before it is refused as
 # another computation. Half precision keeps 11 bits: 2e-3 to 1e-2 is what it costs through
@@ -75,7 +75,10 @@ class TensorRtBackend:
 
     def capabilities(self) -> Capabilities:
         """What this TensorRT builds, and the GPUs it runs on."""
-        return {"precisions": _PRECISIONS, "devices": [f"cuda:{n}" for n in range(gpu_count())]}
+        return {
+            "precisions": list(_PRECISIONS),
+            "devices": [f"cuda:{n}" for n in range(gpu_count())],
+        }
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """Version, GPU, precision and batches, with whatever widens or narrows the plan.
@@ -236,7 +239,7 @@ class TensorRtRtxBackend(TensorRtBackend):
         if reason is None:
             return super().capabilities()
         return {
-            "precisions": _PRECISIONS,
+            "precisions": list(_PRECISIONS),
             "devices": [],
             "note": f"builds here, for other machines, and runs nothing: {reason}",
         }

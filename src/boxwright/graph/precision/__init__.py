@@ -124,4 +124,3 @@ def _prepared(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, float 
         differences[name] = found.difference
         proto = changed
     return proto, differences
-

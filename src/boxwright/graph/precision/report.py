@@ -14,7 +14,7 @@ REASONS: Mapping[str, str] = {
     "pre": "pixels are scaled before they are rounded",
     "decode": "boxes and scores are decoded in pixels, which float16 rounds to a quarter",
     "tail": "after the last convolution: it decodes what the network found",
-    "expectation": "a convolution over a Softmax, the mean of a distribution that boxes follow from",
+    "expectation": "a convolution of a Softmax: boxes follow from this mean",
     "asked": "it was asked for",
     "overflow": "its result may exceed 65504 where its input does not",
     "accumulates": "it adds up many numbers, whose sum overflows or stops growing",

@@ -168,9 +168,7 @@ class Rewriter:
         kind = np.uint8 if zero is None else helper.tensor_dtype_to_np_dtype(zero.data_type)
         if np.dtype(kind) not in (np.dtype(np.int8), np.dtype(np.uint8)):
             return False
-        offset: NDArray[Any] = (
-            np.zeros((), kind) if zero is None else numpy_helper.to_array(zero)
-        )
+        offset: NDArray[Any] = np.zeros((), kind) if zero is None else numpy_helper.to_array(zero)
         scale = self._scales[node.input[1]]
         axis = int(attribute(node, "axis", 1))
         integers = values.quantised(values.floats(tensor), scale, offset, axis)
@@ -182,12 +180,17 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
     """Constants and casts whose readers read their float16 form now."""
     while True:
         uses = count_uses(graph)
-        dead = [n for n in graph.node if n.op_type in ("Cast", "Constant") and not uses[n.output[0]]]
-        for node in dead:
-            graph.node.remove(node)
+        dead = [
+            at
+            for at, node in enumerate(graph.node)
+            if node.op_type in ("Cast", "Constant") and not uses[node.output[0]]
+        ]
+        for at in reversed(dead):
+            del graph.node[at]
         if not dead:
             break
     listed = {value.name for value in graph.input}
-    for tensor in [t for t in graph.initializer if not uses[t.name] and t.name not in listed]:
-        graph.initializer.remove(tensor)
-
+    for at in range(len(graph.initializer) - 1, -1, -1):
+        name = graph.initializer[at].name
+        if not uses[name] and name not in listed:
+            del graph.initializer[at]

@@ -160,7 +160,7 @@ class Judge:
     def _summed(self, node: onnx.NodeProto) -> int | None:
         """How many numbers make one of the result; ``None`` where that is not known."""
         if node.op_type == "AveragePool":
-            return math.prod(attribute(node, "kernel_shape", []))
+            return int(math.prod(attribute(node, "kernel_shape", [])))
         shape = self.view.shapes.get(node.input[0])
         if shape is None:
             return None

@@ -26,7 +26,7 @@ from boxwright.model import Model
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["REASONS", "HalfReport", "Kept", "Weights", "to_half"]
+__all__ = ["REASONS", "HalfReport", "Kept", "Weights", "convert", "to_half"]
 
 # The first opset whose QuantizeLinear and DequantizeLinear know float16.
 QUANTISED_OPSET = 19
@@ -66,24 +66,7 @@ def to_half(
     """
     model.check()
     prefixes = (keep,) if isinstance(keep, str) else tuple(keep)
-    before = model.proto
-    proto, differences = _prepared(before)
-    copy = type(proto)()
-    copy.CopyFrom(proto)
-    decision = decide(View(proto), prefixes, ranges)
-    rewriter = Rewriter(copy, decision)
-    rewriter.run()
-    report = HalfReport(
-        converted=len(decision.half),
-        kept=decision.listed(),
-        weights=tuple(item for item in decision.weights.values() if item.at_risk),
-        scales_raised=rewriter.scales_raised,
-        casts=rewriter.casts,
-        opset=(opset_of(before), opset_of(copy)),
-        bytes=(before.ByteSize(), copy.ByteSize()),
-        passes=tuple(differences),
-        differences=differences,
-    )
+    proto, report = convert(model.proto, keep=prefixes, ranges=ranges)
     transform = Transform(
         "float16",
         {
@@ -95,16 +78,50 @@ def to_half(
         {"boxwright": __version__},
         report.effect(),
     )
-    result = Model(copy, model.card.with_transform(transform))
+    result = Model(proto, model.card.with_transform(transform))
     result.check("the float16 model")
     return result, report
+
+
+def convert(
+    proto: onnx.ModelProto,
+    *,
+    keep: Iterable[str] = (),
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[onnx.ModelProto, HalfReport]:
+    """As :func:`to_half`, for a graph of any inputs and outputs, which keep their types.
+
+    Raises:
+        ModelError: As there.
+        NotCurableError: As there.
+    """
+    prepared, differences = _prepared(proto)
+    copy = type(proto)()
+    copy.CopyFrom(prepared)
+    decision = decide(View(prepared), keep, ranges)
+    rewriter = Rewriter(copy, decision)
+    rewriter.run()
+    return copy, HalfReport(
+        converted=len(decision.half),
+        kept=decision.listed(),
+        weights=tuple(item for item in decision.weights.values() if item.at_risk),
+        scales_raised=rewriter.scales_raised,
+        casts=rewriter.casts,
+        opset=(opset_of(proto), opset_of(copy)),
+        bytes=(proto.ByteSize(), copy.ByteSize()),
+        differences=differences,
+    )
 
 
 def _prepared(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, float | None]]:
     """What float16 needs first, each step compared with the graph before it."""
     differences: dict[str, float | None] = {}
-    # The factors of a batch normalisation span more than float16 does; folded, they do not.
-    steps: list[tuple[str, dict[str, int]]] = [("batchnorm", {})]
+    # Of a batch normalisation, single factors span more than float16 does; folded, they do not.
+    steps: list[tuple[str, dict[str, int]]] = [
+        ("initializer-inputs", {}),
+        ("sort", {}),
+        ("batchnorm", {}),
+    ]
     if any(node.op_type in QUANTISED for node in proto.graph.node):
         # A scale of int32 is the product of two others, and float16 would make it 0.
         steps.append(("float-bias", {}))

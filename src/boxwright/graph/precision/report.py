@@ -48,6 +48,11 @@ class Kept:
     reason: str
     detail: str = ""
 
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        return REASONS[self.reason]
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -89,9 +94,9 @@ class HalfReport:
         casts: Casts between the two types that were inserted.
         opset: Before and after.
         bytes: Size of the graph before and after.
-        passes: What else was done to the graph first, by the name of the pass.
-        differences: The largest difference that each of these made, relative to an output's
-            largest value; ``None`` where it could not be run.
+        differences: What else was done to the graph first, by the name of the pass: the
+            largest difference it made, relative to an output's largest value; ``None``
+            where that could not be run.
     """
 
     converted: int
@@ -101,7 +106,6 @@ class HalfReport:
     casts: int
     opset: tuple[int, int]
     bytes: tuple[int, int]
-    passes: tuple[str, ...] = ()
     differences: Mapping[str, float | None] = field(default_factory=dict)
 
     def reasons(self) -> dict[str, list[Kept]]:
@@ -111,8 +115,8 @@ class HalfReport:
             found.setdefault(item.reason, []).append(item)
         return {reason: found[reason] for reason in REASONS if reason in found}
 
-    def to_dict(self, most: int = _MOST_NAMED) -> dict[str, Any]:
-        """JSON values; nodes and weights are named up to `most` of each."""
+    def to_dict(self, most: int | None = _MOST_NAMED) -> dict[str, Any]:
+        """JSON values; nodes and weights are named up to `most` of each, or all."""
         kept = {
             reason: {
                 "why": REASONS[reason],

@@ -11,7 +11,14 @@ from onnx import helper, numpy_helper
 
 from boxwright.graph.legalise.editing import Editor, rename
 from boxwright.graph.precision import values
-from boxwright.graph.precision.rules import FLOAT, FLOAT16, NEUTRAL, QUANTISED, takes_half
+from boxwright.graph.precision.rules import (
+    FLOAT,
+    FLOAT16,
+    NEUTRAL,
+    PRODUCTS,
+    QUANTISED,
+    takes_half,
+)
 from boxwright.graph.view import View, all_places, attribute, count_uses, input_name, subgraphs
 
 if TYPE_CHECKING:
@@ -40,6 +47,7 @@ class Rewriter:
         self._half: dict[str, str] = {}  # tensor -> its float16 form
         self._float: dict[str, str] = {}  # tensor made in float16 -> its float32 form
         self._scales: dict[str, NDArray[np.float16]] = {}
+        self._limits: list[str] = []
         self._nodes: list[onnx.NodeProto] = []
 
     def run(self) -> None:
@@ -135,9 +143,25 @@ class Rewriter:
             source = maker.input[0]
             if self._is_made_half(source):
                 return self._half[source]
+        elif maker is not None and maker.op_type in PRODUCTS:
+            source = self._bounded(name)
         result = self._edit.fresh(f"{name}/float16")
         self._nodes.append(self._cast(source, result, FLOAT16))
         return result
+
+    def _bounded(self, name: str) -> str:
+        """A result of a product that stays in float32, limited to what float16 holds.
+
+        Between two casts and nothing else, TensorRT-RTX 1.7 computes a product in float16
+        after all, its weights rounded or infinite. This keeps it from that.
+        """
+        if not self._limits:
+            limits = np.float32([-values.LARGEST, values.LARGEST])
+            self._limits = [self._edit.constant(limit, "float16/limit") for limit in limits]
+        bounded = self._edit.fresh(f"{name}/bounded")
+        inputs = [name, *self._limits]
+        self._nodes.append(helper.make_node("Clip", inputs, [bounded], name=bounded))
+        return bounded
 
     def _as_float32(self, name: str) -> str:
         if not self._is_made_half(name):

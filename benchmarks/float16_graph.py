@@ -19,6 +19,7 @@ images that have labels, where the model's classes are COCO's.
 from __future__ import annotations
 
 import argparse
+import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -73,8 +74,7 @@ def on_openvino(proto: onnx.ModelProto) -> Run:
 
 def by_peer(model: Model) -> onnx.ModelProto:
     """onnxconverter-common's float16 form, with its own rules, inputs and outputs kept."""
-    from onnxconverter_common import float16
-
+    float16 = importlib.import_module("onnxconverter_common.float16")
     copy = onnx.ModelProto()
     copy.CopyFrom(model.proto)
     with warnings.catch_warnings():

@@ -52,9 +52,9 @@ def read_log(log: str) -> list[Layer]:
     found = []
     for line in log.splitlines():
         if (match := _LAYER.match(line)) is not None:
-            sides = (types(match[side]) for side in ("inputs", "constants", "outputs"))
+            reads, holds, writes = (types(match[s]) for s in ("inputs", "constants", "outputs"))
             nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", match["meta"])
-            found.append(Layer(match["name"], match["kind"], *sides, nodes))
+            found.append(Layer(match["name"], match["kind"], reads, holds, writes, nodes))
     assert found, "the log names no layers"
     return found
 

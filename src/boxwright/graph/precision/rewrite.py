@@ -156,8 +156,10 @@ class Rewriter:
         after all, its weights rounded or infinite. This keeps it from that.
         """
         if not self._limits:
-            limits = np.float32([-values.LARGEST, values.LARGEST])
-            self._limits = [self._edit.constant(limit, "float16/limit") for limit in limits]
+            limits = (-values.LARGEST, values.LARGEST)
+            self._limits = [
+                self._edit.constant(limit, "float16/limit", np.float32) for limit in limits
+            ]
         bounded = self._edit.fresh(f"{name}/bounded")
         inputs = [name, *self._limits]
         self._nodes.append(helper.make_node("Clip", inputs, [bounded], name=bounded))

@@ -316,14 +316,21 @@ def test_numbers_that_follow_from_shapes_stay() -> None:
     assert report.casts == 2
 
 
-def test_scales_of_resize_stay() -> None:
+def test_coordinates_of_resize_stay() -> None:
     graph = Graph()
     scales = graph.constant([1, 1, 1.7, 1.7])
-    larger = graph.op("Resize", graph.conv("x"), "", scales, mode="linear", name="larger")
+    region = graph.constant([0, 0, 0.1, 0.1, 1, 1, 0.9, 0.9])
+    mode = "tf_crop_and_resize"
+    larger = graph.op(
+        *("Resize", graph.conv("x"), region, scales),
+        name="larger",
+        mode="linear",
+        coordinate_transformation_mode=mode,
+    )
     half, report = checked(graph.model(graph.conv(larger)))
     assert reason_of(report, "larger") == ""
-    assert types_of(half)[scales] == FLOAT
-    assert types_of(half)["larger"] == FLOAT16
+    types = types_of(half)
+    assert (types[scales], types[region], types["larger"]) == (FLOAT, FLOAT, FLOAT16)
 
 
 # Constants

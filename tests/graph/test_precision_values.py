@@ -29,7 +29,9 @@ from tests.graph.test_precision import (
 # Quantised graphs
 
 
-def quantised_graph(scale: float = 0.02, weight_scale: float = 0.01) -> onnx.ModelProto:
+def quantised_graph(
+    scale: float = 0.02, weight_scale: float = 0.01, spread: float = 0.4
+) -> onnx.ModelProto:
     """Two convolutions between QuantizeLinear and DequantizeLinear, as TensorRT wants them."""
     graph = Graph()
 
@@ -41,7 +43,7 @@ def quantised_graph(scale: float = 0.02, weight_scale: float = 0.01) -> onnx.Mod
 
     x = "x"
     for name in ("one", "two"):
-        weights = graph.constant(graph.random.normal(0, 0.4, (4, 4, 1, 1)))
+        weights = graph.constant(graph.random.normal(0, spread, (4, 4, 1, 1)))
         kernel = pair(weights, np.full(4, weight_scale), f"{name}/weights", axis=0)
         x = graph.op("Relu", graph.op("Conv", pair(x, scale, name), kernel, name=name))
     return graph.model(x)
@@ -64,6 +66,19 @@ def test_scales_become_float16_and_weights_integers() -> None:
     assert found.difference is not None
     assert found.difference < 0.02
     assert report.scales_raised == 0
+
+
+def test_weights_are_quantised_by_the_scale_that_float16_has() -> None:
+    """Below 6.1e-5 it is another number, and by that the integers are dequantised."""
+    proto = quantised_graph(weight_scale=5.5e-7, spread=2e-5)
+    half, _ = convert(proto)
+    (kernel,) = [n for n in proto.graph.node if n.name == "one/weights/q"]
+    (reader,) = [n for n in half.graph.node if n.name == "one/weights/dq"]
+    exact = values_of(proto, kernel.input[0]).astype(np.float64)
+    scale = values_of(half, reader.input[1]).astype(np.float64)[0]
+    integers = values_of(half, "one/weights/q")
+    np.testing.assert_array_equal(integers, np.clip(np.rint(exact / scale), -128, 127))
+    assert (integers != np.rint(exact / 5.5e-7)).any()
 
 
 def test_integers_are_what_quantize_linear_makes() -> None:

@@ -19,9 +19,14 @@ import pytest
 from boxwright import backends
 from boxwright.engine import Engine
 from boxwright.errors import BuildError
+from boxwright.graph.precision import to_half
 from boxwright.importers import import_model
 from boxwright.model import Model
-from tests.backends.tensorrt.test_rtx_builds import CAPABILITIES, check_contract, pytestmark
+from tests.backends.tensorrt.rtx import CAPABILITIES, check_contract
+from tests.backends.tensorrt.test_rtx_builds import pytestmark
+from tests.backends.tensorrt.test_rtx_builds_of_imports import QUICK
+from tests.importers import catalogue
+from tests.importers.catalogue import ENTRIES, Entry, Sources
 from tests.models import make_images, make_model
 
 __all__ = ["pytestmark"]
@@ -89,10 +94,10 @@ def convolutions(model: Model, layers: list[Layer]) -> dict[str, Layer]:
     """The layer that computes each convolution of the graph, by the node's name."""
     names = {node.name for node in model.proto.graph.node if node.op_type == "Conv"}
     found: dict[str, Layer] = {}
-    for layer in layers:
-        # Beside its own, a generated kernel may name the convolution that it pads pixels for.
-        if layer.kind != "kgen" or "Corr" in layer.name:
-            found |= dict.fromkeys(names & set(layer.nodes), layer)
+    # A generated kernel names a convolution that it pads pixels for, or whose activation it is;
+    # and it is the convolution where four channels are written out as products and sums.
+    for layer in sorted(layers, key=lambda layer: layer.kind != "kgen" or "Corr" in layer.name):
+        found |= dict.fromkeys(names & set(layer.nodes), layer)
     assert set(found) == names
     return found
 
@@ -215,6 +220,27 @@ def test_the_types_come_from_the_derived_graph(
     _, log = build(make_model(), tmp_path / "x.bw", monkeypatch, "fp32")
     for layer in convolutions(make_model(), read_log(log)).values():
         assert "Half" not in layer.inputs
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e.refused is None], ids=lambda e: e.name)
+def test_every_imported_model_builds(
+    entry: Entry,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And every convolution in it that the derivation converted is in float16."""
+    model = catalogue.load(entry, Sources(request, tmp_path))
+    half, report = to_half(model)
+    engine, log = build(model, tmp_path / "x.bw", monkeypatch, "fp16", **QUICK)
+    assert engine.receipt["typed"]["converted"] == report.converted
+    kept = {item.node for item in report.kept}
+    seen = 0
+    for name, layer in convolutions(half, read_log(log)).items():
+        if name not in kept and not entry.quantised:
+            assert "Half" in layer.inputs, f"{name}: {layer}"
+            seen += 1
+    assert seen or entry.quantised
 
 
 # Quantised models

@@ -9,7 +9,7 @@ images of the folders of ``--calibration``, which must not be those it is evalua
 
 Variants: ``fp32``, ``fp16`` (where the backend has it), ``int8`` (quantised as
 `boxwright quantize` does it for that backend), ``int8-METHOD`` (another calibration
-method), ``int8+RULE`` (another rule of placement: heads, all-channels, no-first,
+method), ``int8+RULE`` (another rule of placement: heads, all-channels, first, no-first,
 no-residual, no-depthwise, own-scales), and the peer ``static``:
 ``onnxruntime.quantization.quantize_static`` as it is by default.
 
@@ -50,6 +50,7 @@ SECONDS = 0.3
 RULES: dict[str, dict[str, Any]] = {
     "heads": {"heads": True},
     "all-channels": {"min_channels": 1},
+    "first": {"first": True},
     "no-first": {"first": False},
     "no-residual": {"residual": False},
     "no-depthwise": {"depthwise": False},

@@ -43,6 +43,7 @@ from boxwright.images import find_images, load_image
 from boxwright.model import Model
 from boxwright.preprocess import Preprocessor
 from boxwright.quantize.calibration import Calibration, calibrate
+from boxwright.quantize.probing import choose_probe
 from boxwright.quantize.quantizer import quantize
 from boxwright.quantize.rules import Rules
 
@@ -107,7 +108,8 @@ def variant(
         rest, _, rule = name.partition("+")
         method: Any = rest.partition("-")[2] or "minmax"
         rules = dataclasses.replace(Rules.of_target(given.backend), **RULES.get(rule, {}))
-        result = quantize(model, calibration, method=method, rules=rules)
+        probe = choose_probe(model, files)
+        result = quantize(model, calibration, method=method, rules=rules, probe=probe)
         made, precision = result.model, "int8"
         layers = f"{len(result.placement.quantized)} of {len(result.placement.layers)}"
     batches = given.batches

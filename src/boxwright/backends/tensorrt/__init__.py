@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import compare_outputs, sample_images
+from boxwright.backends.comparison import compare_outputs, judged_as, sample_images
 from boxwright.backends.plans import Fingerprint, Plan, build_engine, load_engine
 from boxwright.backends.tensorrt.compatibility import (
     Target,
@@ -201,7 +201,7 @@ class TensorRtBackend:
         """How far the plan is from the portable graph on ONNX Runtime's CPU kernels."""
         from boxwright.backends import registry
 
-        images = sample_images(model.card)
+        images = sample_images(model)
         with registry.get("onnxruntime").load(model, BuildSpec(device="cpu")) as runner:
             expected = runner.infer({IMAGES: images})
         try:
@@ -215,7 +215,7 @@ class TensorRtBackend:
             got,
             plan=f"{library.backend}'s plan",
             limit=limit,
-            quantised=model.quantized,
+            judged=judged_as(model),
         )
         return {"against": "the portable graph on ONNX Runtime's CPU kernels", "outputs": outputs}
 

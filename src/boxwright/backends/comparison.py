@@ -40,9 +40,9 @@ QUANTISED_STEP = 1 / 256
 MAX_QUANTISED_NRMSE = 0.8
 
 
-# On a real image with objects, right plans of trained networks are 0.03 to 0.3 (scores) away from
-# the float network, and one whose first layer TensorRT 8.6 got wrong is 1.0.
-MAX_NRMSE_IMAGE = 0.3
+# On a real image with objects, right plans of trained networks are 0.03 to 0.35 (scores) off
+# the float network, and one whose first layer TensorRT 8.6 got wrong is 1.0 off.
+MAX_NRMSE_IMAGE = 0.5
 WORSE = 1.5
 
 Judged = Literal["float", "int8", "int8 on an image"]

@@ -51,8 +51,8 @@ def with_seen_ranges(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
             continue
         zero = np.array(np.clip(round(-low / float(step)), 0, _STEPS), np.uint8)
         names = f"{pairs[0].tensor}/seen/scale", f"{pairs[0].tensor}/seen/zero_point"
-        for name, value in zip(names, (np.asarray(step), zero), strict=True):
-            copy.graph.initializer.append(numpy_helper.from_array(value, name))
+        copy.graph.initializer.append(numpy_helper.from_array(np.asarray(step), names[0]))
+        copy.graph.initializer.append(numpy_helper.from_array(zero, names[1]))
         for pair in pairs:
             for node in (pair.quantize, *pair.dequantize):
                 node.input[1], node.input[2] = names

@@ -64,8 +64,8 @@ class _Scale:
         # A Clip is dropped only where the QuantizeLinear behind it ends where it does.
         if float(scale) * _LEVELS > high - low:
             scale = np.nextafter(scale, np.float32(0.0))
-        scale = float(scale) if scale > _SMALLEST else 1.0
-        return cls(scale, int(np.clip(round(-low / scale), 0, _LEVELS)))
+        step = float(scale) if scale > _SMALLEST else 1.0
+        return cls(step, int(np.clip(round(-low / step), 0, _LEVELS)))
 
 
 def lower_quantized(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
@@ -136,8 +136,9 @@ class _Lowering:
                 self._add(output)
         elif node.op_type in _CLIPPING:
             made_by = self._makers.get(data[0])
-            quantized = made_by is not None and made_by.op_type == "Conv"
-            if quantized and made_by.input[0] in self._behind and data[0] not in self._scales:
+            if made_by is None or made_by.op_type != "Conv" or data[0] in self._scales:
+                return
+            if made_by.input[0] in self._behind:
                 self._add(output)
         elif node.op_type in _COMPUTING and all(name in self._scales for name in data):
             self._add(output)
@@ -214,7 +215,7 @@ class _Lowering:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def _append_pair(
-        self, tensor: str, name: str, scale: NDArray[Any], zero: NDArray[Any], **axis: int
+        self, tensor: str, name: str, scale: NDArray[Any], zero: NDArray[Any], **axis: Any
     ) -> str:
         """Q and DQ behind a tensor; returns the name of what comes out."""
         parts = [self._unused(f"{name}{end}") for end in ("/scale", "/zero", "", "/float")]

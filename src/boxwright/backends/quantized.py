@@ -44,28 +44,33 @@ class Pair:
 def activation_pairs(proto: onnx.ModelProto) -> Iterator[Pair]:
     """The pairs on what is computed; those on weights are not among them.
 
-    Nor are those whose integers go elsewhere: into another operator that computes with
+    Nor are those whose integers go anywhere else: into another operator that computes with
     them, into a branch or a loop's body, or out of the graph. Whoever made the graph counts
     on their values, so these pairs stay as they are.
     """
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     fixed = set(constants)
     readers: dict[str, list[onnx.NodeProto]] = {}
-    elsewhere = {value.name for value in proto.graph.output}
+    elsewhere = read_elsewhere(proto)
     for node in proto.graph.node:
         if node.op_type == "Constant":
             fixed.update(node.output)
         for name in node.input:
             readers.setdefault(name, []).append(node)
-        elsewhere.update(_read_inside(node))
     for node in proto.graph.node:
         if node.op_type != _Q or len(node.input) < 2 or node.input[0] in fixed:
             continue
         behind = tuple(readers.get(node.output[0], ()))
-        if elsewhere & {node.output[0], *(name for n in behind for name in n.output)}:
-            continue
-        if all(_undoes(n, node, constants) for n in behind):
+        if node.output[0] not in elsewhere and all(_undoes(n, node, constants) for n in behind):
             yield Pair(node.input[0], node, behind, _scale(node, constants))
+
+
+def read_elsewhere(proto: onnx.ModelProto) -> set[str]:
+    """Tensors that leave the graph, or that the graphs inside its nodes read."""
+    found = {value.name for value in proto.graph.output}
+    for node in proto.graph.node:
+        found.update(_read_inside(node))
+    return found
 
 
 def count_reads(proto: onnx.ModelProto) -> Counter[str]:

@@ -24,7 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from boxwright.backends.quantized import Pair, activation_pairs, count_reads
+from boxwright.backends.quantized import Pair, activation_pairs, count_reads, read_elsewhere
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -84,7 +84,12 @@ def lower_quantized(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
 class _Lowering:
     def __init__(self, proto: onnx.ModelProto, ranges: Ranges) -> None:
         self._proto, self._graph, self._ranges = proto, proto.graph, ranges
-        self._pairs = {pair.tensor: pair for pair in activation_pairs(proto) if pair.scale}
+        elsewhere = read_elsewhere(proto)
+        self._pairs = {
+            pair.tensor: pair
+            for pair in activation_pairs(proto)
+            if pair.scale and elsewhere.isdisjoint(n.output[0] for n in pair.dequantize)
+        }
         # What a DequantizeLinear gives stands for the tensor in front of its pair.
         self._behind = {
             node.output[0]: pair.tensor for pair in self._pairs.values() for node in pair.dequantize

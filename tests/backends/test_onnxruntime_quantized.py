@@ -180,6 +180,43 @@ def test_where_no_pair_is_added_the_grid_is_within_the_portable_one() -> None:
         assert step <= 2 * most / 255 + 1e-9
 
 
+@pytest.mark.parametrize("activation", ["silu", "mish"])
+def test_what_an_activation_makes_nothing_of_takes_no_part_of_the_grid(activation: str) -> None:
+    """Of a convolution's -300 to 12, a Swish leaves 0 to 12."""
+    net = Net()
+    start = net.op("Relu", net.x, name="start")
+    bias = np.linspace(-300, 4, 16).astype(np.float32)
+    x = ACTIVATIONS[activation](net, net.conv(start, "one", bias=bias))
+    net.done(net.conv(x, "end"))
+    proto, _, ranges = quantized(net.proto, inputs())
+    assert ranges["one"][0] < -300
+    made = lower_quantized(lower_mish(proto)[0], ranges)
+    constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    step, zero = float(constants["one/uint8/scale"]), int(constants["one/uint8/zero"])
+    low, high = -zero * step, (255 - zero) * step
+    assert -10 < low < -3
+    assert high == pytest.approx(ranges["one"][1], abs=step)
+    # What is left out is less than half a step.
+    assert -low * np.exp(low) < step / 2 + 1e-3 * step
+    # With the whole range in the grid it would be ten times as much.
+    _, far, _ = lowered(net, inputs(), keep=["end"])
+    assert far < 0.03
+
+
+@pytest.mark.parametrize("other", ["Neg", "Exp"])
+def test_a_grid_is_whole_where_anything_else_reads_the_tensor(other: str) -> None:
+    net = Net()
+    start = net.op("Relu", net.x, name="start")
+    one = net.conv(start, "one", bias=np.linspace(-80, 4, 16).astype(np.float32))
+    activated = ACTIVATIONS["silu"](net, one)
+    net.done(net.conv(activated, "end"), net.op(other, one, name="other"))
+    proto, _, ranges = quantized(net.proto, inputs())
+    made = lower_quantized(proto, ranges)
+    constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    step, zero = float(constants["one/uint8/scale"]), int(constants["one/uint8/zero"])
+    assert -zero * step == pytest.approx(ranges["one"][0], abs=step)
+
+
 def test_values_that_are_moved_keep_their_grid() -> None:
     net = Net()
     start = net.op("Relu", net.x, name="start")

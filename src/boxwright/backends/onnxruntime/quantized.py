@@ -15,6 +15,7 @@ that range or too coarse; such channels get another weight scale here (`_scales_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,8 @@ class _Lowering:
         elif node.op_type == "Conv":
             if node.input[0] in self._behind and self._clipped_by(output) is None:
                 self._add(output)
+                if output in self._scales and self._is_squashed(output):
+                    self._scales[output] = self._squashed(output)
         elif node.op_type in _CLIPPING:
             made_by = self._makers.get(data[0])
             if made_by is None or made_by.op_type != "Conv" or data[0] in self._scales:
@@ -163,6 +166,28 @@ class _Lowering:
         readers = self._readers.get(name, [])
         single = len(readers) == 1 and readers[0].op_type in _CLIPPING
         return readers[0] if single else None
+
+    def _is_squashed(self, name: str) -> bool:
+        """Whether a tensor is read by a Swish or (as `lower_mish` writes it) a Mish alone."""
+        readers = {node.op_type: node for node in self._readers.get(name, ())}
+        if len(self._readers.get(name, ())) != 2 or "Mul" not in readers:
+            return False
+        if "Sigmoid" in readers:
+            return set(readers["Mul"].input) == {name, readers["Sigmoid"].output[0]}
+        return "Min" in readers and readers["Min"].name.endswith("/mish/min")
+
+    def _squashed(self, name: str) -> _Scale:
+        """A scale that leaves out what the activation makes nothing of.
+
+        Swish and Mish of x below 0 are smaller than ``|x| * exp(x)``: where that is half a
+        step at most, x may as well be larger. It is most of the range often: convolutions
+        give -100 as easily as 10.
+        """
+        low, high = self._ranges[name]
+        end = -2.0
+        while -end * math.exp(end) > (max(high, 0.0) - end) / (2 * _LEVELS):
+            end -= 0.25
+        return _Scale.of(max(low, end), high)
 
     def _is_useful(self, name: str, producer: onnx.NodeProto) -> bool:
         """Whether INT8 is computed with on one side of a tensor's pair at least."""

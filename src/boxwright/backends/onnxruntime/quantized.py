@@ -61,11 +61,8 @@ class _Scale:
     @classmethod
     def of(cls, low: float, high: float) -> _Scale:
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = np.float32((high - low) / _LEVELS)
-        # A Clip is dropped only where the QuantizeLinear behind it ends where it does.
-        if float(scale) * _LEVELS > high - low:
-            scale = np.nextafter(scale, np.float32(0.0))
-        step = float(scale) if scale > _SMALLEST else 1.0
+        scale = float(np.float32((high - low) / _LEVELS))
+        step = scale if scale > _SMALLEST else 1.0
         return cls(step, int(np.clip(round(-low / step), 0, _LEVELS)))
 
 
@@ -131,9 +128,7 @@ class _Lowering:
         if not data:
             return
         if moves and data[0] in self._scales:
-            # Of MaxPool, the second output are indices.
-            moved = node.output[:1] if node.op_type == "MaxPool" else node.output
-            for name in filter(None, moved):
+            for name in filter(None, node.output):
                 self._scales[name] = self._scales[data[0]]
         elif output in self._scales:
             return

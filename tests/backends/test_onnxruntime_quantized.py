@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from boxwright.backends.onnxruntime import _summarise as summarise
 from boxwright.backends.onnxruntime import session
 from boxwright.backends.onnxruntime.lowering import lower_mish
 from boxwright.backends.onnxruntime.quantized import _scales_for_bias, lower_quantized
@@ -152,6 +153,15 @@ def test_blocks_between_convolutions_compute_in_int8(block: str) -> None:
     assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 1)
     assert far < 3 * portable + 0.005
     assert far < 0.03
+
+
+def test_the_receipt_counts_what_moves_integers_as_int8() -> None:
+    net = two(Net(), BLOCKS["max pooling"][0])
+    proto, _, ranges = quantized(net.proto, inputs(), keep=["end"])
+    found = summarise(plan(lower_quantized(proto, ranges)).SerializeToString())
+    # The two transpositions are around the three, from and to channels first.
+    assert found["int8"] == {"NhwcMaxPool": 1, "QLinearConv": 2, "Transpose": 2}
+    assert {"Conv", "QuantizeLinear", "DequantizeLinear"} <= set(found["float32"])
 
 
 # The grid

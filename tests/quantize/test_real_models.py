@@ -149,8 +149,9 @@ def test_verify_accepts_what_int8_explains(subject: Subject, backend: str, tmp_p
         pytest.skip("calibrated on four photos, INT8 costs this network more than is accepted")
     model = quantized_for(backend, subject)
     engine: Engine = backends.build(model, backend=backend, output=tmp_path / "int8.bw")
-    for reference in (model, subject.model):
-        proof = prove(engine, reference, subject.pixels, reference_backend="onnxruntime")
+    pixels = subject.pixels[:2]
+    for reference, by in ((model, "reference"), (subject.model, "onnxruntime")):
+        proof = prove(engine, reference, pixels, reference_backend=by)
         assert proof.ok, proof.parity.to_dict()
         assert all(check.identical for check in proof.consistency)
 

@@ -78,7 +78,7 @@ def static(model: Model, files: list[Path], scratch: Path) -> Model:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no types
         def __init__(self) -> None:
             preprocessor = Preprocessor(model.card)
             images = (preprocessor.prepare(load_image(path))[0] for path in files)
@@ -194,7 +194,7 @@ def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
     yield "| variant | INT8 layers | AP | AP50 | points lost | receipt: layers |"
     yield "|---|---|---|---|---|---|"
     subjects: list[Subject] = []
-    first: Any = None
+    first: float | None = None
     for name in given.variants.split(","):
         try:
             subject = variant(name, model, calibration, files, given, scratch)
@@ -202,9 +202,9 @@ def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
             yield f"| {name} | | | | | {' '.join(str(error).split())[:200]} |"
             continue
         subjects.append(subject)
-        # Of COCO or YOLO labels; VOC's rule has no AP over thresholds.
-        facts: Any = evaluate(subject.engine, dataset, batch_size=given.batches[-1]).accuracy
-        first = facts.ap if first is None else first
+        done = evaluate(subject.engine, dataset, batch_size=given.batches[-1])
+        facts = done.accuracy.to_dict(curves=False)
+        first = facts["ap"] if first is None else first
         layers = subject.engine.receipt.get("layers", {})
         counts = "; ".join(f"{kind}: {sum(of.values())}" for kind, of in layers.items())
         yield (

@@ -122,15 +122,6 @@ def _scale(node: onnx.NodeProto, constants: Constants) -> float:
     return value if sound else 0.0
 
 
-def _symmetric_scale(
-    scale: onnx.TensorProto | None = None, zero: onnx.TensorProto | None = None
-) -> float:
-    """The scale of a pair for the whole of a tensor, around 0 in INT8; else 0."""
-    if scale is None or scale.dims or zero is None or zero.data_type != _INT8:
-        return 0.0
-    return 0.0 if numpy_helper.to_array(zero).any() else float(numpy_helper.to_array(scale))
-
-
 def with_unsigned_activations(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which activations are UINT8 around 128 where they were INT8 around 0.
 

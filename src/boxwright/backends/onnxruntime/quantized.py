@@ -94,7 +94,6 @@ class _Lowering:
         }
         dropped = {id(n) for p in self._pairs.values() for n in (p.quantize, *p.dequantize)}
         self._nodes = [node for node in self._graph.node if id(node) not in dropped]
-        self._producers = {name: node for node in self._nodes for name in node.output}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._nodes:
             for name in node.input:

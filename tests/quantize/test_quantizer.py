@@ -13,6 +13,7 @@ from PIL import Image
 
 from boxwright import backends
 from boxwright.errors import InputError, ModelError
+from boxwright.evaluate.proof import prove
 from boxwright.model import Model
 from boxwright.quantize.calibration import Calibration, calibrate
 from boxwright.quantize.quantizer import TRANSFORM, prepare, quantize
@@ -197,6 +198,9 @@ def test_it_runs_in_int8_on(
         expected, got = plain.infer({"images": images}), runner.infer({"images": images})
     for name, values in expected.items():
         assert 0 < nrmse(got[name], values) < 0.05, name
+    for reference in (found, model):
+        proof = prove(engine, reference, images, reference_backend="reference")
+        assert proof.ok, proof.parity.to_dict()
     for asked in ("fp32", "fp16"):
         with pytest.raises(InputError, match="is quantised: its precision is int8"):
             backends.build(found, backend=backend, precision=asked, output=tmp_path / "x.bw")

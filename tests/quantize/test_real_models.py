@@ -142,6 +142,7 @@ def test_it_detects_in_int8_what_it_detected(
         assert operators(plan)["QLinearConv"] == subject.case.layers[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_verify_accepts_what_int8_explains(subject: Subject, backend: str, tmp_path: Path) -> None:
     usable(backend)

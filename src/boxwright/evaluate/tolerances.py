@@ -68,7 +68,8 @@ class Tolerances:
         as far from that as both are from the float model. Candidates count from a score of
         0.05 on, for below it a step is a large part of the score. Networks that bear INT8
         badly, such as those of depthwise convolutions, do not keep to this (nrmse 0.3 to 1),
-        nor does a wrong layer (yolov4-tiny as OpenVINO reads signed concatenations: 0.55). Whether that much matters, AP says: give labels.
+        nor does a wrong layer (yolov4-tiny as OpenVINO reads signed concatenations: 0.55).
+        Whether that much matters, AP says: give labels.
 
         Args:
             precision: ``fp32``, ``tf32``, ``fp16``, ``bf16`` or ``int8``.

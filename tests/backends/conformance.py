@@ -303,10 +303,10 @@ class EngineConformance(ModelConformance):
         with np.load(output) as results:
             self.assert_close(dict(results), runner.infer({"images": images}))
 
-    def test_the_receipt_says_what_was_built_and_where(self, engine: Engine) -> None:
+    def test_the_receipt_says_what_was_built_and_where(self, engine: Engine, model: Model) -> None:
         build = engine.receipt["build"]
         assert build["backend"] == self.backend
-        assert build["precision"] == "fp32"
+        assert build["precision"] == ("int8" if model.quantized else "fp32")
         assert build["batch"] == [1, 1, 16]
         assert engine.receipt["environment"]["libraries"]["numpy"] == np.__version__
         assert engine.receipt["environment"]["cores"] == os.cpu_count()
@@ -353,6 +353,8 @@ class EngineConformance(ModelConformance):
         assert engine.model().to_bytes() == before
 
     def test_a_model_outside_the_contract_is_refused(self, model: Model, tmp_path: Path) -> None:
+        if model.card.task == "classify":
+            pytest.skip("the outputs of a classifier are called as its source called them")
         model = copy_of(model)
         model.proto.graph.output[0].name = "rectangles"
         with pytest.raises(ModelError, match="rectangles"):

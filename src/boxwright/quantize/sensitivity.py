@@ -7,6 +7,7 @@ an order; what keeping them in float is worth is then measured (:mod:`.budget`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -54,9 +55,7 @@ def groups_of(layers: Sequence[str], most: int = MOST_GROUPS) -> list[LayerGroup
     """
     count = min(len(layers), most)
     ends = [len(layers) * number // count for number in range(count + 1)] if count else [0]
-    return [
-        LayerGroup(tuple(layers[start:end])) for start, end in zip(ends, ends[1:], strict=False)
-    ]
+    return [LayerGroup(tuple(layers[start:end])) for start, end in itertools.pairwise(ends)]
 
 
 def measure_sensitivity(

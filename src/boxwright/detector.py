@@ -108,11 +108,7 @@ class Detector(Closing):
         attributes_crop: Crop | str | None = None,
     ) -> None:
         opened = open_source(source)
-        self.card = opened if isinstance(opened, ModelCard) else opened.card
-        if self.card.task != "detect":
-            raise ModelError(
-                f"{self.card.name} is a model to {self.card.task}; a detector needs task 'detect'"
-            )
+        self.card = _card_of_detector(opened)
         # Arguments are checked before the engine is loaded, which may take long.
         self.preprocessor = Preprocessor(self.card, resize=resize, interpolation=interpolation)
         self.postprocessor = Postprocessor(
@@ -266,6 +262,13 @@ def open_source(source: str | Path | Engine | Model | ModelCard) -> Engine | Mod
     if is_engine_file(source) or Path(source).suffix.lower() == ".bw":
         return Engine.open(source)
     return Model.load(source)
+
+
+def _card_of_detector(opened: Engine | Model | ModelCard) -> ModelCard:
+    card = opened if isinstance(opened, ModelCard) else opened.card
+    if card.task != "detect":
+        raise ModelError(f"{card.name} is a model to {card.task}; a detector needs task 'detect'")
+    return card
 
 
 def load_source(opened: Engine | Model | ModelCard, **how: Any) -> Runner:

@@ -124,6 +124,11 @@ def open_regular(path: str | Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there; false, too, for a name that no file can have or that is barred."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for these
+
+
 def read_regular(path: str | Path) -> bytes:
     """All of a regular file; raises as :func:`open_regular`."""
     with open_regular(path) as stream:

@@ -1,6 +1,9 @@
 """What every backend must do. A backend's test module subclasses :class:`BackendConformance`.
 
 An exclusion names a test and says why the backend cannot pass it; it is shown as a skip.
+What must hold for each model, and not for the backend alone, is in classes of its own:
+:class:`ModelConformance` needs a runner, :class:`EngineConformance` builds and loads again.
+``test_imports.py`` applies these to every imported model.
 """
 
 from __future__ import annotations
@@ -17,19 +20,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 
 from boxwright import backends
 from boxwright.backends.base import TensorSpec
 from boxwright.engine import Engine
 from boxwright.errors import BuildError, EngineError, InputError, ModelError
-from tests.models import CLASSES, make_images, make_model
+from boxwright.model import Model
+from tests.models import make_images, make_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from boxwright.backends.base import Precision, Runner, Tensors
-    from boxwright.model import Model
+
+    Images = NDArray[np.uint8]
 
 # Runs an engine file on a saved batch, as another program on another day would.
 RUN_ELSEWHERE = """
@@ -58,55 +66,71 @@ backends.build(Model.load(model), backend=backend, output=output, progress=progr
 _BUILT: dict[str, Engine] = {}
 
 
+def reference_results(model: Model, images: Images) -> Tensors:
+    with backends.load(model, backend="reference") as reference:
+        return reference.infer({"images": images})
+
+
+def copy_of(model: Model) -> Model:
+    return Model(onnx.ModelProto.FromString(model.proto.SerializeToString()), model.card)
+
+
 def pixels(*shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.zeros(shape, np.uint8)
 
 
-class BackendConformance:
-    """The suite. Subclasses set the attributes, and nothing else.
+# What a runner for H x W images is fed, and what its error must say.
+WRONG_FEEDS: dict[str, tuple[Callable[[int, int], Any], str]] = {
+    "nothing": (lambda h, w: {}, r"inputs must be \['images'\], got \[\]"),
+    "another name": (lambda h, w: {"image": pixels(1, h, w, 3)}, r"got \['image'\]"),
+    "one too many": (
+        lambda h, w: {"images": pixels(1, h, w, 3), "x": pixels(1)},
+        r"got \['images', 'x'\]",
+    ),
+    "floats": (
+        lambda h, w: {"images": pixels(1, h, w, 3).astype(np.float32)},
+        "must be uint8 .* got float32",
+    ),
+    "int8": (
+        lambda h, w: {"images": pixels(1, h, w, 3).astype(np.int8)},
+        "must be uint8 .* got int8",
+    ),
+    "no batch": (
+        lambda h, w: {"images": pixels(h, w, 3)},
+        r"\[any, H, W, 3\], got uint8 of shape \[H, W, 3\]",
+    ),
+    "another size": (
+        lambda h, w: {"images": pixels(1, w + 1, h, 3)},
+        r"\[any, H, W, 3\], got uint8 of shape \[1, \d+, H, 3\]",
+    ),
+    "planes": (
+        lambda h, w: {"images": pixels(1, 3, h, w)},
+        r"got uint8 of shape \[1, 3, H, W\]",
+    ),
+    "no images": (
+        lambda h, w: {"images": pixels(0, h, w, 3)},
+        r"got uint8 of shape \[0, H, W, 3\]",
+    ),
+    "a number": (lambda h, w: {"images": np.uint8(3)}, "must be a numpy array, got uint8"),
+    "a list": (lambda h, w: {"images": [[1, 2]]}, "must be a numpy array, got list"),
+}
+
+
+class ModelConformance:
+    """What holds for a model on a backend, whatever they are.
+
+    Subclasses, or their modules, give the fixtures ``model``, ``engine``, ``runner``,
+    ``pictures`` (five images) and ``expected`` (the reference backend's results for them).
 
     Attributes:
-        backend: Name of the backend.
-        exclusions: Reason by test name.
         box_tolerance: Largest difference to the reference backend, in pixels.
-        score_tolerance: Likewise for scores.
-        unsupported: Precisions it must refuse.
+        score_tolerance: Likewise for scores, and for outputs of other names.
+        deviations: What an output's standard deviation exceeds, where that is not 0.01.
     """
 
-    backend: ClassVar[str]
-    exclusions: ClassVar[dict[str, str]] = {}
-    box_tolerance: ClassVar[float] = 1e-3
-    score_tolerance: ClassVar[float] = 1e-5
-    unsupported: ClassVar[tuple[Precision, ...]] = ()
-
-    @pytest.fixture(autouse=True)
-    def _exclude(self, request: pytest.FixtureRequest) -> None:
-        for name in self.exclusions:
-            assert hasattr(self, name), f"an exclusion names no test: {name}"
-        test = request.node.originalname
-        if test in self.exclusions:
-            pytest.skip(self.exclusions[test])
-
-    @pytest.fixture
-    def model(self) -> Model:
-        return make_model()
-
-    @pytest.fixture
-    def engine(self, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-        """Built once for each backend: some take seconds, and no test changes it."""
-        if self.backend not in _BUILT:
-            path = tmp_path_factory.mktemp("built") / "engine.bw"
-            _BUILT[self.backend] = backends.build(make_model(), backend=self.backend, output=path)
-        return _BUILT[self.backend]
-
-    @pytest.fixture
-    def runner(self, engine: Engine) -> Iterator[Runner]:
-        with backends.load(engine) as runner:
-            yield runner
-
-    def test_it_is_registered_and_works_here(self) -> None:
-        assert backends.available()[self.backend] is None
-        assert backends.get(self.backend).name == self.backend
+    box_tolerance: float = 1e-3
+    score_tolerance: float = 1e-5
+    deviations: ClassVar[dict[str, float]] = {"boxes": 1}
 
     def test_inputs_and_outputs_are_the_contracts(self, runner: Runner, model: Model) -> None:
         height, width = model.card.input_size
@@ -114,30 +138,104 @@ class BackendConformance:
             TensorSpec("images", np.dtype(np.uint8), (None, height, width, 3)),
         )
         outputs = {spec.name: spec for spec in runner.outputs}
-        assert set(outputs) == {"boxes", "scores"}
-        for name, columns in (("boxes", 4), ("scores", len(CLASSES))):
-            assert outputs[name].dtype == np.float32
-            assert outputs[name].shape[0] is None
-            assert outputs[name].shape[2] == columns
+        assert set(outputs) == {value.name for value in model.proto.graph.output}
+        assert all(spec.dtype == np.float32 for spec in outputs.values())
+        assert all(spec.shape[0] is None for spec in outputs.values())
+        if model.card.task == "detect":
+            for name, columns in (("boxes", 4), ("scores", len(model.card.class_names))):
+                assert outputs[name].shape[2] == columns
 
     @pytest.mark.parametrize("count", [1, 2, 5])
-    def test_any_batch_size_runs(self, runner: Runner, model: Model, count: int) -> None:
-        results = runner.infer({"images": make_images(model, count)})
-        assert set(results) == {"boxes", "scores"}
-        assert results["boxes"].shape == (count, 128, 4)
-        assert results["scores"].shape == (count, 128, len(CLASSES))
-        assert all(array.dtype == np.float32 for array in results.values())
+    def test_any_batch_size_runs(
+        self, runner: Runner, pictures: Images, expected: Tensors, count: int
+    ) -> None:
+        results = runner.infer({"images": pictures[:count]})
+        assert {name: (a.shape, a.dtype) for name, a in results.items()} == {
+            name: ((count, *a.shape[1:]), np.dtype(np.float32)) for name, a in expected.items()
+        }
 
-    def test_results_agree_with_the_reference(self, runner: Runner, model: Model) -> None:
-        images = make_images(model, 3)
-        images[1], images[2] = 0, 255
-        got = runner.infer({"images": images})
-        with backends.load(model, backend="reference") as reference:
-            expected = reference.infer({"images": images})
-        self.assert_close(got, expected)
+    def test_results_agree_with_the_reference(
+        self, runner: Runner, pictures: Images, expected: Tensors
+    ) -> None:
+        got = runner.infer({"images": pictures})
+        self.assert_agrees(got, expected)
         # The comparison means something only where there is something to tell apart.
-        assert expected["scores"].std() > 0.01
-        assert expected["boxes"].std() > 1
+        for name, array in expected.items():
+            assert array.std() > self.deviations.get(name, 0.01), name
+
+    def test_permuting_a_batch_permutes_the_results(self, runner: Runner, pictures: Images) -> None:
+        order = [3, 0, 4, 2, 1]
+        straight = runner.infer({"images": pictures})
+        permuted = runner.infer({"images": pictures[order]})
+        self.assert_close(permuted, {name: array[order] for name, array in straight.items()})
+
+    def test_equal_images_give_equal_results_in_any_batch(
+        self, runner: Runner, pictures: Images
+    ) -> None:
+        alone = runner.infer({"images": pictures[:1]})
+        results = runner.infer({"images": np.repeat(pictures[:1], 4, axis=0)})
+        for row in range(4):
+            self.assert_close({n: a[row : row + 1] for n, a in results.items()}, alone)
+
+    @pytest.mark.parametrize("case", WRONG_FEEDS)
+    def test_a_wrong_feed_is_refused(
+        self, runner: Runner, model: Model, pictures: Images, case: str
+    ) -> None:
+        height, width = model.card.input_size
+        make, message = WRONG_FEEDS[case]
+        given = message.replace("H", str(height)).replace("W", str(width))
+        with pytest.raises(InputError, match=given):
+            runner.infer(make(height, width))
+        # and the runner still works
+        runner.infer({"images": pictures[:1]})
+
+    def test_inputs_may_be_views_and_read_only_and_are_left_alone(
+        self, runner: Runner, pictures: Images
+    ) -> None:
+        images = pictures[:4].copy()
+        expected = runner.infer({"images": images})
+        images.flags.writeable = False
+        self.assert_close(runner.infer({"images": images}), expected)
+        wide = np.repeat(images, 2, axis=2)
+        for view in (wide[:, :, ::2], np.asfortranarray(images)):
+            before = view.copy()
+            self.assert_close(runner.infer({"images": view}), expected)
+            np.testing.assert_array_equal(view, before)
+        backwards = runner.infer({"images": images[::-1]})
+        self.assert_close(backwards, {name: array[::-1] for name, array in expected.items()})
+
+    def test_two_runners_do_not_disturb_each_other(self, engine: Engine, pictures: Images) -> None:
+        images = pictures[:2]
+        first, second = backends.load(engine), backends.load(engine)
+        expected = first.infer({"images": images})
+        self.assert_close(second.infer({"images": images}), expected)
+        first.close()
+        self.assert_close(second.infer({"images": images}), expected)
+        second.close()
+
+    # What the tests above are made of.
+
+    def assert_close(self, got: Tensors, expected: Tensors) -> None:
+        tolerances = {"boxes": self.box_tolerance}
+        assert set(got) == set(expected)
+        for name, array in expected.items():
+            np.testing.assert_allclose(
+                got[name], array, rtol=0, atol=tolerances.get(name, self.score_tolerance)
+            )
+
+    def assert_agrees(self, got: Tensors, expected: Tensors) -> None:
+        """With the reference backend."""
+        self.assert_close(got, expected)
+
+
+class EngineConformance(ModelConformance):
+    """What holds for an engine of any model; it is built and loaded again for it.
+
+    Attributes:
+        backend: Name of the backend.
+    """
+
+    backend: str
 
     def test_landmarks_come_with_the_boxes(self, tmp_path: Path) -> None:
         """An output more, of four axes: the corners of each box, as two points."""
@@ -163,63 +261,6 @@ class BackendConformance:
             with backends.load(source, backend=self.backend) as plain:
                 self.assert_close(plain.infer({"images": images}), runner.infer({"images": images}))
 
-    def test_permuting_a_batch_permutes_the_results(self, runner: Runner, model: Model) -> None:
-        images, order = make_images(model, 5), [3, 0, 4, 2, 1]
-        straight = runner.infer({"images": images})
-        permuted = runner.infer({"images": images[order]})
-        self.assert_close(permuted, {name: array[order] for name, array in straight.items()})
-
-    def test_equal_images_give_equal_results_in_any_batch(
-        self, runner: Runner, model: Model
-    ) -> None:
-        image = make_images(model, 1)
-        alone = runner.infer({"images": image})
-        results = runner.infer({"images": np.repeat(image, 4, axis=0)})
-        for row in range(4):
-            self.assert_close({n: a[row : row + 1] for n, a in results.items()}, alone)
-
-    @pytest.mark.parametrize(
-        ("feed", "message"),
-        [
-            ({}, r"inputs must be \['images'\], got \[\]"),
-            ({"image": pixels(1, 32, 64, 3)}, r"got \['image'\]"),
-            ({"images": pixels(1, 32, 64, 3), "x": pixels(1)}, r"got \['images', 'x'\]"),
-            ({"images": pixels(1, 32, 64, 3).astype(np.float32)}, "must be uint8 .* got float32"),
-            ({"images": pixels(1, 32, 64, 3).astype(np.int8)}, "must be uint8 .* got int8"),
-            (
-                {"images": pixels(32, 64, 3)},
-                r"\[any, 32, 64, 3\], got uint8 of shape \[32, 64, 3\]",
-            ),
-            ({"images": pixels(1, 64, 32, 3)}, r"got uint8 of shape \[1, 64, 32, 3\]"),
-            ({"images": pixels(1, 3, 32, 64)}, r"got uint8 of shape \[1, 3, 32, 64\]"),
-            ({"images": pixels(0, 32, 64, 3)}, r"got uint8 of shape \[0, 32, 64, 3\]"),
-            ({"images": np.uint8(3)}, "must be a numpy array, got uint8"),
-            ({"images": [[1, 2]]}, "must be a numpy array, got list"),
-        ],
-    )
-    def test_a_wrong_feed_is_refused(
-        self, runner: Runner, model: Model, feed: dict[str, Any], message: str
-    ) -> None:
-        with pytest.raises(InputError, match=message):
-            runner.infer(feed)
-        # and the runner still works
-        runner.infer({"images": make_images(model, 1)})
-
-    def test_inputs_may_be_views_and_read_only_and_are_left_alone(
-        self, runner: Runner, model: Model
-    ) -> None:
-        images = make_images(model, 4)
-        expected = runner.infer({"images": images})
-        images.flags.writeable = False
-        self.assert_close(runner.infer({"images": images}), expected)
-        wide = np.repeat(make_images(model, 4), 2, axis=2)
-        for view in (wide[:, :, ::2], np.asfortranarray(images)):
-            before = view.copy()
-            self.assert_close(runner.infer({"images": view}), expected)
-            np.testing.assert_array_equal(view, before)
-        backwards = runner.infer({"images": images[::-1]})
-        self.assert_close(backwards, {name: array[::-1] for name, array in expected.items()})
-
     def test_results_stay_as_they_are_when_the_runner_goes_on(
         self, engine: Engine, model: Model
     ) -> None:
@@ -243,15 +284,6 @@ class BackendConformance:
         with pytest.raises(ZeroDivisionError), backends.load(engine):
             _ = 1 / 0
 
-    def test_two_runners_do_not_disturb_each_other(self, engine: Engine, model: Model) -> None:
-        images = make_images(model, 2)
-        first, second = backends.load(engine), backends.load(engine)
-        expected = first.infer({"images": images})
-        self.assert_close(second.infer({"images": images}), expected)
-        first.close()
-        self.assert_close(second.infer({"images": images}), expected)
-        second.close()
-
     def test_other_threads_may_use_a_runner_one_at_a_time(
         self, runner: Runner, model: Model
     ) -> None:
@@ -270,12 +302,6 @@ class BackendConformance:
         self.run_python(RUN_ELSEWHERE, moved, tmp_path / "images.npy", output)
         with np.load(output) as results:
             self.assert_close(dict(results), runner.infer({"images": images}))
-
-    @pytest.mark.parametrize("name", ["with spaces.bw", "süß-模型-🚗.bw", "deep/er/still.bw"])
-    def test_files_may_have_any_name(self, model: Model, tmp_path: Path, name: str) -> None:
-        engine = backends.build(model, backend=self.backend, output=tmp_path / name)
-        with backends.load(str(engine.path)) as runner:
-            runner.infer({"images": make_images(model, 1)})
 
     def test_the_receipt_says_what_was_built_and_where(self, engine: Engine) -> None:
         build = engine.receipt["build"]
@@ -309,6 +335,117 @@ class BackendConformance:
         with backends.load(foreign, progress=lambda stage, *_: stages.append(stage)) as cached:
             self.assert_close(cached.infer({"images": images}), runner.infer({"images": images}))
         assert not stages, "the second time the cached plan must do"
+
+    def test_a_failed_build_leaves_the_old_file(self, model: Model, tmp_path: Path) -> None:
+        engine = backends.build(model, backend=self.backend, output=tmp_path / "x.bw")
+        before = engine.path.read_bytes()
+        broken = copy_of(model)
+        broken.proto.graph.node[3].op_type = "NoSuchOperator"
+        with pytest.raises(BuildError, match="NoSuchOperator"):
+            backends.build(broken, backend=self.backend, output=engine.path)
+        assert engine.path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [engine.path]
+
+    def test_building_leaves_the_model_as_it_was(self, model: Model, tmp_path: Path) -> None:
+        before = model.to_bytes()
+        engine = backends.build(model, backend=self.backend, output=tmp_path / "x.bw")
+        assert model.to_bytes() == before
+        assert engine.model().to_bytes() == before
+
+    def test_a_model_outside_the_contract_is_refused(self, model: Model, tmp_path: Path) -> None:
+        model = copy_of(model)
+        model.proto.graph.output[0].name = "rectangles"
+        with pytest.raises(ModelError, match="rectangles"):
+            backends.build(model, backend=self.backend, output=tmp_path / "x.bw")
+        with pytest.raises(ModelError, match="rectangles"):
+            backends.load(model, backend=self.backend)
+
+    # What the tests above are made of.
+
+    def with_foreign_plan(self, engine: Engine, path: Path) -> Engine:
+        """The engine with its plan said to be of another version."""
+        fields = engine.plans[0].split("_")
+        foreign = "_".join((fields[0], "0.0.1", *fields[2:]))
+        return Engine.write(
+            path, engine.model(), engine.receipt, {foreign: engine.plan_bytes(engine.plans[0])}
+        )
+
+    def run_python(self, code: str, *arguments: Any, rc: int | None = 0) -> int:
+        import boxwright
+
+        source = str(Path(boxwright.__file__).parents[1])
+        # What is on the path already stays: a runtime may have been put there.
+        path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert rc is None or done.returncode == rc, done.stderr
+        return done.returncode
+
+
+class BackendConformance(EngineConformance):
+    """The suite. Subclasses set the attributes, and nothing else.
+
+    Attributes:
+        backend: Name of the backend.
+        exclusions: Reason by test name.
+        unsupported: Precisions it must refuse.
+    """
+
+    backend: str
+    exclusions: ClassVar[dict[str, str]] = {}
+    unsupported: ClassVar[tuple[Precision, ...]] = ()
+
+    @pytest.fixture(autouse=True)
+    def _exclude(self, request: pytest.FixtureRequest) -> None:
+        for name in self.exclusions:
+            assert hasattr(self, name), f"an exclusion names no test: {name}"
+        test = request.node.originalname
+        if test in self.exclusions:
+            pytest.skip(self.exclusions[test])
+
+    @pytest.fixture
+    def model(self) -> Model:
+        return make_model()
+
+    @pytest.fixture
+    def pictures(self, model: Model) -> Images:
+        images = make_images(model, 5)
+        images[1], images[2] = 0, 255
+        return images
+
+    @pytest.fixture
+    def expected(self, model: Model, pictures: Images) -> Tensors:
+        return reference_results(model, pictures)
+
+    @pytest.fixture
+    def engine(self, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        """Built once for each backend: some take seconds, and no test changes it."""
+        if self.backend not in _BUILT:
+            path = tmp_path_factory.mktemp("built") / "engine.bw"
+            _BUILT[self.backend] = backends.build(make_model(), backend=self.backend, output=path)
+        return _BUILT[self.backend]
+
+    @pytest.fixture
+    def runner(self, engine: Engine) -> Iterator[Runner]:
+        with backends.load(engine) as runner:
+            yield runner
+
+    def test_it_is_registered_and_works_here(self) -> None:
+        assert backends.available()[self.backend] is None
+        assert backends.get(self.backend).name == self.backend
+
+    @pytest.mark.parametrize("name", ["with spaces.bw", "süß-模型-🚗.bw", "deep/er/still.bw"])
+    def test_files_may_have_any_name(self, model: Model, tmp_path: Path, name: str) -> None:
+        engine = backends.build(model, backend=self.backend, output=tmp_path / name)
+        with backends.load(str(engine.path)) as runner:
+            runner.infer({"images": make_images(model, 1)})
 
     @pytest.mark.parametrize("damage", ["cut", "changed", "resealed", "emptied"])
     def test_a_damaged_cache_is_built_again(
@@ -369,31 +506,6 @@ class BackendConformance:
         assert result == -signal.SIGKILL
         assert list(folder.iterdir()) == []
 
-    def test_a_failed_build_leaves_the_old_file(self, model: Model, tmp_path: Path) -> None:
-        engine = backends.build(model, backend=self.backend, output=tmp_path / "x.bw")
-        before = engine.path.read_bytes()
-        broken = make_model()
-        broken.proto.graph.node[3].op_type = "NoSuchOperator"
-        with pytest.raises(BuildError, match="NoSuchOperator"):
-            backends.build(broken, backend=self.backend, output=engine.path)
-        assert engine.path.read_bytes() == before
-        assert list(tmp_path.iterdir()) == [engine.path]
-
-    def test_building_leaves_the_model_as_it_was(self, tmp_path: Path) -> None:
-        model = make_model()
-        before = model.to_bytes()
-        engine = backends.build(model, backend=self.backend, output=tmp_path / "x.bw")
-        assert model.to_bytes() == before
-        assert engine.model().to_bytes() == before
-
-    def test_a_model_outside_the_contract_is_refused(self, tmp_path: Path) -> None:
-        model = make_model()
-        model.proto.graph.output[0].name = "rectangles"
-        with pytest.raises(ModelError, match="rectangles"):
-            backends.build(model, backend=self.backend, output=tmp_path / "x.bw")
-        with pytest.raises(ModelError, match="rectangles"):
-            backends.load(model, backend=self.backend)
-
     @pytest.mark.parametrize("precision", ["fp16", "int8"])
     def test_a_precision_it_lacks_is_refused(
         self, model: Model, tmp_path: Path, precision: Precision
@@ -412,37 +524,3 @@ class BackendConformance:
         with pytest.raises(InputError, match="device"):
             backends.build(model, backend=self.backend, device="abacus", output=output)
         assert not output.exists()
-
-    # What the tests above are made of.
-
-    def assert_close(self, got: Tensors, expected: Tensors) -> None:
-        tolerances = {"boxes": self.box_tolerance, "scores": self.score_tolerance}
-        assert set(got) == set(expected)
-        for name, array in expected.items():
-            np.testing.assert_allclose(got[name], array, rtol=0, atol=tolerances[name])
-
-    def with_foreign_plan(self, engine: Engine, path: Path) -> Engine:
-        """The engine with its plan said to be of another version."""
-        fields = engine.plans[0].split("_")
-        foreign = "_".join((fields[0], "0.0.1", *fields[2:]))
-        return Engine.write(
-            path, engine.model(), engine.receipt, {foreign: engine.plan_bytes(engine.plans[0])}
-        )
-
-    def run_python(self, code: str, *arguments: Any, rc: int | None = 0) -> int:
-        import boxwright
-
-        source = str(Path(boxwright.__file__).parents[1])
-        # What is on the path already stays: a runtime may have been put there.
-        path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": path}
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert rc is None or done.returncode == rc, done.stderr
-        return done.returncode

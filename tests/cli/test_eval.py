@@ -87,6 +87,16 @@ def test_options_reach_the_evaluation(run: Run, engine: Path, labels: Path) -> N
     assert fewer < _eval(run, engine, "--data", labels, "--limit", "2")["accuracy"]["detections"]
 
 
+@pytest.mark.parametrize(
+    ("options", "several"), [((), True), (("--best-class",), False), (("--multi-label",), True)]
+)
+def test_several_classes_a_box_or_the_best(
+    options: tuple[str, ...], several: bool, run: Run, engine: Path, labels: Path
+) -> None:
+    found = _eval(run, engine, "--data", labels, *options)
+    assert found["settings"]["nms"]["multi_label"] is several
+
+
 @pytest.mark.parametrize("metric", ["coco", "voc"])
 def test_a_budget(run: Run, engine: Path, labels: Path, metric: str) -> None:
     options = (engine, "--data", labels, "--metric", metric, "--min-ap")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from boxwright.importers import import_model
+from boxwright.model import Model
 from boxwright.ship import settings as ship_settings
 from tests.cli.conftest import Run
+from tests.importers.exports import yolov8
 from tests.ship.material import write_material
 
 
@@ -93,6 +98,51 @@ def test_restart_is_passed_on(run: Run, material: dict[str, Path]) -> None:
     run(*_arguments(material, "-o", "out"))
     done = run(*_arguments(material, "--restart", "-o", "out"))
     assert done.stderr.split() == ["import", "build", "verify", "bench", "report"]
+
+
+def test_head_and_options_reach_the_import(run: Run, material: dict[str, Path]) -> None:
+    net = yolov8().save(Path("net.onnx"))
+    images = ("--images", str(material["images"]), "-o", "out")
+    done = run("ship", net, *images, "--option", "pad_value=7", "--head", "yolov8")
+    assert done.exit_code == 0, done.output
+    assert Model.load("out/net.onnx").card.pad_value == 7
+    page = Path("out/report.html").read_text()
+    assert "--head yolov8 --option pad_value=7" in page
+    again = run("ship", net, *images, "--option", "pad_value=8", "--head", "yolov8")
+    assert again.stderr.splitlines()[0] == "import: again, because import options changed"
+    assert Model.load("out/net.onnx").card.pad_value == 8
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--head", "yolo8"),
+        ("--option", "colour=red"),
+        ("--option", "channels"),
+        ("--option", "scale=1", "--option", "scale=2"),
+    ],
+)
+def test_ship_refuses_them_as_import_does(
+    arguments: tuple[str, ...], run: Run, material: dict[str, Path]
+) -> None:
+    net = yolov8().save(Path("net.onnx"))
+    alone = run("import", net, "-o", "own.onnx", *arguments)
+    shipped = run("ship", net, "--images", str(material["images"]), "-o", "out", *arguments)
+    assert shipped.exit_code == alone.exit_code != 0
+    assert shipped.stderr.splitlines()[-1] == alone.stderr.splitlines()[-1]
+
+
+def test_import_and_ship_take_the_same_about_weights() -> None:
+    from boxwright.cli.import_ import command as importing
+    from boxwright.cli.ship import command as shipping
+
+    def described(command: click.Command) -> dict[str, object]:
+        return {str(p.name): p.to_info_dict() for p in command.params}
+
+    one, other = described(importing), described(shipping)
+    arguments = set(inspect.signature(import_model).parameters) - {"weights", "progress", "format"}
+    for name in {*arguments, "format_"}:
+        assert one[name] == other[name], name
 
 
 def test_a_report_of_an_engine_alone(run: Run, material: dict[str, Path]) -> None:

@@ -226,6 +226,21 @@ def test_broken_class_trees(tmp_path: Path, lines: list[str], reason: str) -> No
         read_network(write_tree(tmp_path, lines))
 
 
+@pytest.mark.parametrize("entry", ["{far}", "../../../../far/t.tree"])
+def test_a_class_tree_of_another_place(tmp_path: Path, entry: str) -> None:
+    far = tmp_path / "far" / "t.tree"
+    far.parent.mkdir()
+    far.write_text("a -1\nb -1\nc 0\nd 0\n")
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    cfg = write_tree(deep, ["a -1"])
+    cfg.write_text(cfg.read_text().replace("data/t.tree", entry.format(far=far)))
+    with pytest.raises(CfgError, match=r"outside of the cfg's own folders.*put a copy beside"):
+        read_network(cfg)
+    (cfg.parent / "t.tree").write_bytes(far.read_bytes())
+    assert isinstance(read_network(cfg).layers[-1], Head)
+
+
 def test_a_missing_class_tree(tmp_path: Path) -> None:
     cfg = write_tree(tmp_path, [])
     (tmp_path / "data" / "t.tree").unlink()

@@ -127,6 +127,54 @@ def test_file_names_with_folders(tmp_path: Path) -> None:
     assert len(datasets.open(path, images=tmp_path / "val")) == 2
 
 
+def _rename(path: Path, name: str) -> None:
+    content = json.loads(path.read_text())
+    for entry in content["images"]:
+        entry["file_name"] = name.format(entry["file_name"])
+    write_text(path, json.dumps(content))
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("name", ["../../../far/{}", "x/../../../../far/{}", "{{far}}/{}"])
+def test_a_file_name_does_not_leave_the_folder(tmp_path: Path, name: str, given: bool) -> None:
+    far = tmp_path / "far"
+    path = write_coco(tmp_path / "a" / "b", annotation())
+    (path.parent / "val").rename(far)
+    (path.parent / "val").mkdir()
+    (path.parent / "val" / "x").mkdir()
+    _rename(path, name.replace("{{far}}", str(far)))
+    images = path.parent / "val" if given else None
+    with pytest.raises(InputError, match=r"leads out of .*; give --images the folder"):
+        datasets.open(path, images=images)
+    # That is all that it takes.
+    assert len(datasets.open(path, images=far)) == 2
+
+
+def test_one_file_name_that_leaves_is_refused_as_well(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "labels", annotation())
+    write_image(tmp_path / "secret.png")
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = "../../secret.png"
+    write_text(path, json.dumps(content))
+    with pytest.raises(InputError, match=r"file_name '../../secret.png' .* leads out of"):
+        datasets.open(path)
+
+
+def test_file_names_of_another_machine(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, annotation())
+    _rename(path, "/home/someone/val/{}")
+    dataset = datasets.open(path, images=tmp_path / "val")
+    assert [image.path for image in dataset] == [tmp_path / "val" / f"{n}.png" for n in (1, 2)]
+
+
+def test_a_file_name_of_any_length(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, annotation())
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = "a" * 5000
+    write_text(path, json.dumps(content))
+    assert dict(datasets.open(path).report.counts) == {"missing_image": 1}
+
+
 def test_sizes_come_from_the_images_where_labels_have_none(tmp_path: Path) -> None:
     entries = [{"id": n, "file_name": f"{n}.png"} for n in (1, 2)]
     path = write_coco(tmp_path, annotation(bbox=(70, 5, 20, 10)))

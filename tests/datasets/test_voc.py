@@ -10,7 +10,7 @@ import pytest
 
 from boxwright import datasets
 from boxwright.errors import InputError
-from tests.datasets.material import voc_object, write_text, write_voc
+from tests.datasets.material import voc_object, write_image, write_text, write_voc
 
 
 def test_boxes_include_their_last_pixel(tmp_path: Path) -> None:
@@ -52,6 +52,16 @@ def test_one_pixel_is_a_box_and_a_zero_is_let_pass(tmp_path: Path) -> None:
     dataset = datasets.open(tmp_path)
     np.testing.assert_array_equal(dataset.images[0].boxes.xyxy, [[4, 4, 5, 5], [-1, -1, 10, 10]])
     assert dataset.report.ok
+
+
+def test_a_list_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc", "a", voc_object())
+    write_image(tmp_path / "secret.png")
+    lists = tmp_path / "voc" / "ImageSets" / "Main"
+    write_text(lists / "test.txt", f"a\n../../secret\n{tmp_path}/secret\n")
+    dataset = datasets.open(tmp_path / "voc", split="test")
+    assert [image.path.name for image in dataset] == ["a.png"]
+    assert dataset.report.counts["missing_image"] == 2
 
 
 def test_splits_number_their_classes_alike(tmp_path: Path) -> None:

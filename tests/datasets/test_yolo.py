@@ -141,6 +141,19 @@ def test_darknet_data(folder: Path) -> None:
         datasets.open(data)
 
 
+def test_data_may_not_take_its_names_from_anywhere(folder: Path, tmp_path: Path) -> None:
+    secret = write_text(tmp_path / "secrets" / "passwd", "root\nuser\n")
+    listed = write_text(tmp_path / "lists" / "test.txt", f"{folder}/images/val/a.png\n")
+    # A list may be anywhere.
+    data = write_text(tmp_path / "a/b/c/d.data", f"valid = {listed}\nnames = {secret}\n")
+    with pytest.raises(InputError, match=r"d.data: its names file .* outside .* --names"):
+        datasets.open(data)
+    assert datasets.open(data, names=secret).class_names == ("root", "user")
+    write_text(data, f"valid = {listed}\nnames = nowhere")
+    with pytest.raises(InputError, match=r"'nowhere' is not there; give --names"):
+        datasets.open(data)
+
+
 def test_a_list_that_names_a_missing_image(folder: Path) -> None:
     listed = write_text(folder / "some.txt", "images/val/a.png\nimages/val/z.png\n")
     dataset = datasets.open(listed, names=folder / "obj.names")

@@ -191,6 +191,13 @@ def test_a_detector_keeps_its_settings_and_stays_open(dataset: Dataset) -> None:
     assert all((found.score > 0.55).all() for found in evaluation.detections)
 
 
+def test_the_best_class_or_several(dataset: Dataset) -> None:
+    several = evaluate(make_model(), dataset, multi_label=True)
+    best = evaluate(make_model(), dataset, multi_label=False)
+    assert best.settings["nms"]["multi_label"] is False
+    assert 0 < best.accuracy.detections < several.accuracy.detections
+
+
 def test_progress_and_arguments(dataset: Dataset) -> None:
     told: list[tuple[str, int, int | None]] = []
     evaluate(make_model(), dataset, batch_size=4, progress=lambda *a: told.append(a))

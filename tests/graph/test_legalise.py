@@ -56,6 +56,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "float-bias": ("dequantize int32",),
     "zero-points": ("quantize no zero point", "dequantize no zero point"),
     "signed-quantisation": ("quantize uint8 zero point",),
+    "fake-quantisation": ("quantize zero point", "quantize uint8 zero point"),
     "double": ("double", "double inside"),
     "int32": ("int64 indices", "slice to the end", "gather negative"),
     "constants": ("constant node", "constant node ints", "constant node int"),

@@ -139,6 +139,28 @@ def test_where_names_are_looked_for(weights: Path, caplog: pytest.LogCaptureFixt
     assert "no class names for 2 classes" in caplog.text
 
 
+def test_data_may_not_name_any_file_of_the_machine(weights: Path, tmp_path: Path) -> None:
+    """What it names becomes class names on the card, which travels with the model."""
+    secret = tmp_path / "secrets" / "passwd"
+    secret.parent.mkdir()
+    secret.write_text("root\nuser\n")
+    archive = tmp_path / "a" / "b" / "c"
+    archive.mkdir(parents=True)
+    data = archive / "obj.data"
+    for entry in (str(secret), "../../../secrets/passwd", "link"):
+        data.write_text(f"classes = 2\nnames = {entry}\n")
+        if entry == "link":
+            (archive / "link").symlink_to(secret)
+        with pytest.raises(ImportFailedError, match=r"obj.data: its names file .* --names"):
+            import_model(weights, data=data)
+    # Who means it says so.
+    assert import_model(weights, data=data, names=secret).card.class_names == ("root", "user")
+    # Paths of the machine that it was written on are common; what is meant lies beside.
+    (archive / "obj.names").write_text("x\ny\n")
+    data.write_text("names = /home/someone/darknet/data/obj.names\n")
+    assert import_model(weights, data=data).card.class_names == ("x", "y")
+
+
 def test_names_must_fit(weights: Path) -> None:
     with pytest.raises(ImportFailedError, match="expected 2 class names, as the cfg says, got 1"):
         import_model(weights, names=["a"])

@@ -9,22 +9,20 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from boxwright.backends import registry
 from boxwright.backends.base import BuildSpec
 from boxwright.errors import ImportFailedError
 from boxwright.importers import choose, import_model, make_request
 from boxwright.model import Model
+from tests.importers import families
 from tests.importers.exports import (
     CELLS,
     CLASSES,
     GRIDS,
     SIZE,
-    Export,
     picture,
     places,
-    ultralytics,
     yolox,
 )
 
@@ -101,28 +99,7 @@ def around(point: Array, sides: Array) -> Array:
 
 
 def test_yolov5_decoded_with_metadata(tmp_path: Path) -> None:
-    export = ultralytics(Export(), "YOLOv5n")
-    del export.metadata["task"], export.metadata["description"], export.metadata["author"]
-    parts = [
-        export.op(
-            "Reshape",
-            export.op(
-                "Transpose",
-                export.op(
-                    "Reshape",
-                    export.op("Sigmoid", export.level(s, 3 * 8)),
-                    export.constant([1, 3, 8, *GRIDS[s]], np.int64),
-                ),
-                perm=[0, 1, 3, 4, 2],
-            ),
-            export.constant([1, -1, 8], np.int64),
-        )
-        for s in (8, 16, 32)
-    ]
-    joined = export.joined(parts, 1)
-    export.op("Mul", joined, export.constant([96, 64, 50, 50, 1, 1, 1, 1]), output="output0")
-    export.give("output0")
-    path = export.save(tmp_path / "v5.onnx")
+    path = families.yolov5_decoded().save(tmp_path / "v5.onnx")
     model = import_model(path)
     assert model.card.family == "yolov5"
     assert model.card.class_names == ("cat", "dog", "cow's")
@@ -139,15 +116,7 @@ ANCHOR_OPTION = "10,13;16,30/30,61;62,45/116,90;156,198"
 
 @pytest.mark.parametrize("form", ["maps", "anchor_maps"])
 def test_yolov5_raw_levels(tmp_path: Path, form: str) -> None:
-    export = Export()
-    for stride in (32, 8, 16):  # in no order
-        maps = export.level(stride, 2 * 8)
-        if form == "anchor_maps":
-            shape = export.constant([1, 2, 8, *GRIDS[stride]], np.int64)
-            maps = export.op("Reshape", maps, shape)
-            maps = export.op("Transpose", maps, perm=[0, 1, 3, 4, 2])
-        export.give(export.op("Identity", maps, output=f"out{stride}"))
-    path = export.save(tmp_path / "raw.onnx")
+    path = families.yolov5_levels(form).save(tmp_path / "raw.onnx")
     with pytest.raises(ImportFailedError, match="--head"):
         import_model(path, names=NAMES)
     model = import_model(path, names=NAMES, head="yolov5", options={"anchors": ANCHOR_OPTION})
@@ -195,13 +164,7 @@ def test_decoded_rows_of_one_per_cell_are_asked_about(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [True, False])
 def test_yolov8_decoded(tmp_path: Path, metadata: bool) -> None:
-    export = ultralytics(Export()) if metadata else Export()
-    joined = export.joined([export.columns(export.level(s, 7), 7) for s in (8, 16, 32)], 2)
-    scaled = export.op("Mul", export.op("Sigmoid", joined), export.constant(
-        np.array([96, 64, 50, 50, 1, 1, 1])[None, :, None]))  # fmt: skip
-    export.op("Identity", scaled, output="output0")
-    export.give("output0")
-    path = export.save(tmp_path / "v8.onnx")
+    path = families.yolov8_decoded(metadata).save(tmp_path / "v8.onnx")
     model = import_model(path, names=None if metadata else NAMES)
     assert model.card.family == "yolov8"
     values = np.array([v.T for (v,) in raw(path, unit)], float)
@@ -210,18 +173,7 @@ def test_yolov8_decoded(tmp_path: Path, metadata: bool) -> None:
 
 @pytest.mark.parametrize("form", ["levels", "columns", "apart"])
 def test_yolov8_raw_distributions(tmp_path: Path, form: str) -> None:
-    export = Export()
-    boxes = {s: export.level(s, 64) for s in (8, 16, 32)}
-    classes = {s: export.level(s, CLASSES) for s in (8, 16, 32)}
-    options = {}
-    if form == "apart":
-        export.give(*boxes.values(), *classes.values())
-        options = {"boxes": ",".join(boxes.values()), "scores": ",".join(classes.values())}
-    else:
-        whole = [export.joined([boxes[s], classes[s]], 1) for s in (8, 16, 32)]
-        if form == "columns":
-            whole = [export.joined([export.columns(maps, 67) for maps in whole], 2)]
-        export.give(*whole)
+    export, options = families.yolov8_distributions(form)
     path = export.save(tmp_path / "v8raw.onnx")
     head = "yolov8" if form != "columns" else None
     model = import_model(path, names=NAMES, head=head, options=options)
@@ -238,19 +190,8 @@ def test_yolov8_raw_distributions(tmp_path: Path, form: str) -> None:
     same(path, model, expected, scores)
 
 
-def nanodet(export: Export, strides: tuple[int, ...]) -> list[str]:
-    parts = []
-    for stride in strides:
-        classes = export.op("Sigmoid", export.level(stride, CLASSES))
-        parts.append(export.columns(export.joined([classes, export.level(stride, 32)], 1), 35))
-    return parts
-
-
 def test_nanodet_plus(tmp_path: Path) -> None:
-    export = Export(image="data")
-    joined = export.joined(nanodet(export, (8, 16, 32, 64)), 2)
-    export.give(export.op("Transpose", joined, perm=[0, 2, 1], output="output"))
-    path = export.save(tmp_path / "nanodet.onnx")
+    path = families.nanodet_plus().save(tmp_path / "nanodet.onnx")
     model = import_model(path, names=NAMES)
     assert model.card.family == "nanodet"
     assert model.card.resize == "stretch"
@@ -269,12 +210,8 @@ def test_nanodet_plus(tmp_path: Path) -> None:
 
 
 def test_picodet(tmp_path: Path) -> None:
-    export = Export(image="image")
     strides = (8, 16, 32, 64)
-    scores = [export.rows(export.op("Sigmoid", export.level(s, CLASSES)), CLASSES) for s in strides]
-    boxes = [export.rows(export.level(s, 32), 32) for s in strides]
-    export.give(*scores, *boxes)
-    path = export.save(tmp_path / "picodet.onnx")
+    path = families.picodet().save(tmp_path / "picodet.onnx")
     model = import_model(path, names=NAMES)
     assert model.card.family == "picodet"
     xy, step = places(*strides)
@@ -288,14 +225,7 @@ def test_picodet(tmp_path: Path) -> None:
 
 
 def test_ssd_decoded_with_background(tmp_path: Path) -> None:
-    export = Export(image="input")
-    logits = export.rows(export.level(8, CLASSES + 1), CLASSES + 1)
-    export.op("Softmax", logits, axis=2, output="scores")
-    low = export.op("Sigmoid", export.rows(export.level(8, 2), 2))
-    high = export.op("Add", low, export.op("Sigmoid", export.rows(export.level(8, 2), 2)))
-    export.joined([low, high], 2, output="boxes")
-    export.give("scores", "boxes")
-    path = export.save(tmp_path / "ssd.onnx")
+    path = families.ssd().save(tmp_path / "ssd.onnx")
     model = import_model(path, names=NAMES)
     assert model.card.family == "ssd"
 
@@ -308,18 +238,8 @@ def test_ssd_decoded_with_background(tmp_path: Path) -> None:
 
 
 def test_retinanet(tmp_path: Path) -> None:
-    export = Export()
     strides = (8, 16, 32, 64)
-
-    def rows(stride: int, values: int) -> str:
-        maps = export.level(stride, 9 * values)
-        cells = export.op("Transpose", maps, perm=[0, 2, 3, 1])
-        return export.op("Reshape", cells, export.constant([1, -1, values], np.int64))
-
-    export.joined([rows(s, CLASSES) for s in strides], 1, output="cls_logits")
-    export.joined([rows(s, 4) for s in strides], 1, output="bbox_regression")
-    export.give("cls_logits", "bbox_regression")
-    path = export.save(tmp_path / "retina.onnx")
+    path = families.retinanet().save(tmp_path / "retina.onnx")
     model = import_model(path, names=NAMES, head="retinanet", options={"strides": "8,16,32,64"})
     priors = []
     for stride in strides:
@@ -343,24 +263,8 @@ def test_retinanet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["detr", "rtdetr"])
 def test_queries(tmp_path: Path, family: str) -> None:
-    export = Export(image="pixel_values")
     extra = family == "detr"
-    export.op(
-        "Identity", export.rows(export.level(8, CLASSES + extra), CLASSES + extra), output="logits"
-    )
-    export.op("Sigmoid", export.rows(export.level(8, 4), 4), output="pred_boxes")
-    export.give("logits", "pred_boxes")
-    if extra:
-        export.inputs.append(
-            helper.make_tensor_value_info("pixel_mask", TensorProto.INT64, [1, *SIZE])
-        )
-        # Used, and of no influence: all of the image is there.
-        ones = export.op("Cast", "pixel_mask", to=TensorProto.FLOAT)
-        largest = export.op("ReduceMax", ones, keepdims=0)
-        boxes = export.op("Mul", "pred_boxes", largest, output="masked_boxes")
-        del export.outputs[1]
-        export.give(boxes)
-    path = export.save(tmp_path / "queries.onnx")
+    path = families.queries(family).save(tmp_path / "queries.onnx")
     with pytest.raises(ImportFailedError, match="--head"):
         import_model(path, names=NAMES)
     model = import_model(path, names=NAMES, head=family)
@@ -380,28 +284,11 @@ def test_queries(tmp_path: Path, family: str) -> None:
 
 
 def test_rtdetr_of_ultralytics(tmp_path: Path) -> None:
-    export = ultralytics(Export(), "Ultralytics RT-DETR-l model")
-    export.give(export.op("Sigmoid", export.rows(export.level(8, 7), 7), output="output0"))
-    path = export.save(tmp_path / "rtdetr.onnx")
+    path = families.rtdetr_ultralytics().save(tmp_path / "rtdetr.onnx")
     model = import_model(path)
     assert model.card.family == "rtdetr"
     values = np.array([v for (v,) in raw(path, unit)], float)
     same(path, model, corners(values[..., :4] * [96, 64, 96, 64]), values[..., 4:])
-
-
-def selected(export: Export) -> tuple[str, str, str]:
-    """Boxes, scores and classes of 24 rows."""
-    low = export.op(
-        "Mul", export.op("Sigmoid", export.rows(export.level(16, 2), 2)), export.constant(50)
-    )
-    high = export.op("Add", low, export.constant(30))
-    boxes = export.joined([low, high], 2)
-    chances = export.op("Sigmoid", export.rows(export.level(16, CLASSES), CLASSES))
-    score = export.op("ReduceMax", chances, axes=[2], keepdims=1)
-    label = export.op(
-        "Cast", export.op("ArgMax", chances, axis=2, keepdims=1), to=TensorProto.FLOAT
-    )
-    return boxes, score, label
 
 
 def one_hot(score: Array, label: Array) -> Array:
@@ -409,9 +296,7 @@ def one_hot(score: Array, label: Array) -> Array:
 
 
 def test_yolov10(tmp_path: Path) -> None:
-    export = ultralytics(Export())
-    export.give(export.joined([*selected(export)], 2, output="output0"))
-    path = export.save(tmp_path / "v10.onnx")
+    path = families.yolov10().save(tmp_path / "v10.onnx")
     model = import_model(path)
     assert model.card.family == "yolov10"
     assert model.card.nms.kind == "none"
@@ -420,22 +305,7 @@ def test_yolov10(tmp_path: Path) -> None:
 
 
 def test_four_outputs_of_suppression(tmp_path: Path) -> None:
-    export = Export()
-    boxes, score, label = selected(export)
-    shape = export.constant([1, -1], np.int64)
-    export.op("Identity", boxes, output="det_boxes")
-    export.op("Reshape", score, shape, output="det_scores")
-    export.op(
-        "Cast", export.op("Reshape", label, shape), to=TensorProto.INT32, output="det_classes"
-    )
-    # Seven rows count, whatever the image is.
-    axes = export.constant([1, 2], np.int64)
-    few = export.op("ReduceSum", export.op("Mul", score, export.constant(0)), axes, keepdims=1)
-    seven = export.op("Add", export.op("Reshape", few, shape), export.constant(7))
-    export.op("Cast", seven, to=TensorProto.INT32, output="num_dets")
-    export.give("det_boxes", "det_scores")
-    export.give("det_classes", "num_dets", element=TensorProto.INT32)
-    path = export.save(tmp_path / "nms.onnx")
+    path = families.four_outputs().save(tmp_path / "nms.onnx")
     with pytest.raises(ImportFailedError, match="nothing says what it is fed"):
         import_model(path, names=NAMES)
     told = {"scale": "1/255"}
@@ -450,26 +320,8 @@ def test_four_outputs_of_suppression(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_suppresses_is_cut_off(tmp_path: Path) -> None:
-    export = Export()
-    low = export.op("Mul", export.rows(export.level(8, 2), 2), export.constant(20))
-    boxes = export.joined([low, export.op("Add", low, export.constant(9))], 2)
-    logits = export.rows(export.level(8, CLASSES), CLASSES)
-    names = ["num_dets", "det_boxes", "det_scores", "det_classes"]
-    twin = Export()
-    twin.nodes, twin.weights = list(export.nodes), export.weights
-    twin.give(boxes, logits)
+    export, twin = families.plugin()
     plain = twin.save(tmp_path / "plain.onnx")
-    export.nodes.append(
-        helper.make_node(
-            *("EfficientNMS_TRT", [boxes, logits], names),
-            domain="TRT",
-            score_activation=1,
-            box_coding=0,
-            background_class=-1,
-        )
-    )
-    export.domains.append(helper.make_opsetid("TRT", 1))
-    export.give(*names)
     path = export.save(tmp_path / "plugin.onnx")
     model = import_model(path, names=NAMES, options={"scale": "1/255", "mean": 0, "std": 1})
     values = raw(plain, unit)

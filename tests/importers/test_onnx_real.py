@@ -185,7 +185,7 @@ def test_ap_of_yolox_nano(yolox: Model, fixtures_dir: Path) -> None:
     theirs = coco_accuracy(dataset, coco_results(dataset, found))
     # Float32 swaps neighbours in a ranking now and then.
     assert (theirs.ap, theirs.ap50) == pytest.approx((ours.ap, ours.ap50), abs=2e-4)
-    assert (ours.ap, ours.ap50) == pytest.approx((0.304, 0.459), abs=2e-3)
+    assert (ours.ap, ours.ap50) == pytest.approx((0.298, 0.452), abs=2e-3)
 
 
 def test_no_other_format_is_taken_for_onnx(fixtures_dir: Path) -> None:

@@ -13,10 +13,13 @@ import pytest
 
 from boxwright.engine import Engine
 from boxwright.errors import InputError
+from boxwright.progress import silent
 from boxwright.ship import pipeline
 from boxwright.ship.pipeline import ship
 from boxwright.ship.settings import Budgets, ShipSettings
+from boxwright.ship.stages import key_of
 from boxwright.ship.summary import ShipResult
+from boxwright.ship.work import Work
 from tests.cli.material import write_image
 from tests.ship.material import make_settings, write_material
 
@@ -301,6 +304,8 @@ def test_the_command_is_read_back_as_the_settings(tmp_path: Path) -> None:
             "resize": "letterbox",
             "interpolation": "opencv",
             "licence": "MIT or so",
+            "head": "yolov8",
+            "options": {"boxes": "a b,c", "normalised": True, "offset": 0.5, "scale": "1/255"},
         },
         against=("bare",),
         opencv=True,
@@ -312,6 +317,29 @@ def test_the_command_is_read_back_as_the_settings(tmp_path: Path) -> None:
     options = verb.command.make_context("ship", words[2:]).params
     common = Settings(device=options["device"], seed=options["seed"])
     assert verb.make_settings(common, options) == wanted
+
+
+def test_import_options_are_in_the_key_of_the_import(material: dict[str, Path]) -> None:
+    def key(**options: Any) -> str:
+        work = Work(make_settings(material, Path("out"), import_options=options), silent)
+        return key_of(pipeline.make_stages(work)[0].inputs())
+
+    def settings(**options: Any) -> str:
+        return key(options=options)
+
+    assert key() == key(head=None, options={})
+    told = [
+        key(),
+        key(head="yolov8"),
+        key(head="yolox"),
+        settings(scale="1/255"),
+        settings(scale=1, channels="bgr"),
+        settings(normalised=True),
+        settings(normalised=False),
+    ]
+    assert len(set(told)) == len(told)
+    # Said in another order, it is the same.
+    assert settings(scale=1, channels="bgr") == settings(channels="bgr", scale=1)
 
 
 def test_a_failed_check_is_not_ok(

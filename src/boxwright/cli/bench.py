@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from boxwright.cli.common import Number, Settings, Verb, note, print_json
+from boxwright.cli.options import speed_budgets
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ class Batches(click.ParamType):  # type: ignore[type-arg]  # generic since click
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to write charts (SVG) into.",
 )
-@click.option("--min-fps", type=Number(0), help="Budget: images/s, end to end.")
-@click.option("--max-latency", type=Number(0), help="Budget: ms (p90), end to end.")
+@speed_budgets
 @click.pass_obj
 def command(
     settings: Settings,

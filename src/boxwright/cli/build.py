@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from boxwright.cli.common import BatchRange, Settings, Verb, backend_options, show
+from boxwright.cli.common import BatchRange, Settings, Verb, show
+from boxwright.cli.options import backend_options
 from boxwright.cli.progress import progress
 
 _FILE = click.Path(path_type=Path)

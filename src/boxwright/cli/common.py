@@ -236,34 +236,6 @@ def _plain_value(text: str) -> int | float | bool | str:
     return text
 
 
-def backend_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds ``--option NAME=VALUE``, for settings that one backend only has.
-
-    The verb gets a dictionary named ``options``; which names there are, and which values
-    they take, is the backend's to check.
-    """
-    return click.option(
-        "--option",
-        "options",
-        type=NameValue(),
-        multiple=True,
-        callback=collect_settings,
-        help="Setting of this backend only, such as num_streams=2; repeatable.",
-    )(function)
-
-
-def collect_settings(
-    ctx: click.Context, option: click.Parameter, pairs: tuple[tuple[str, Any], ...]
-) -> dict[str, Any]:
-    """What a repeatable ``NAME=VALUE`` option gave, as a dictionary; a callback for click."""
-    collected: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in collected:
-            raise click.BadParameter(f"{name!r} is given twice", ctx, option)
-        collected[name] = value
-    return collected
-
-
 def show(settings: Settings, content: object, render: Callable[[], None]) -> None:
     """The result on stdout: as JSON when asked for, otherwise as `render` prints it."""
     if settings.json:

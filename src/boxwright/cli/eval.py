@@ -49,6 +49,12 @@ _SHOWN = 5
 @click.option(
     "--iou", type=_FRACTION, help="Overlap that suppresses the weaker box.  [default: the card's]"
 )
+@click.option(
+    "--multi-label/--best-class",
+    "multi_label",
+    default=None,
+    help="Whether a box may count for several classes.  [default: the card's]",
+)
 @click.option("--batch", type=click.IntRange(1), help="Images run at once.")
 @click.option("--backend", help="Runtime to use.  [default: the engine's own]")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many images.")
@@ -113,6 +119,7 @@ def command(
             device=settings.device,
             score_threshold=options["score"],
             iou_threshold=options["iou"],
+            multi_label=options["multi_label"],
             batch_size=options["batch"],
             output=output,
             resume=options["resume"],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from boxwright.cli.common import NameValue, Settings, Size, Verb, collect_settings, show
+from boxwright.cli.common import Settings, Verb, show
+from boxwright.cli.options import import_options
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -19,52 +19,6 @@ if TYPE_CHECKING:
     from boxwright.model import Model
 
 _FILE = click.Path(path_type=Path)
-
-
-def _describing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say of the source what its files do not."""
-    for option in reversed(
-        (
-            click.option("--format", "format_", help="Format of WEIGHTS.  [default: told from it]"),
-            click.option(
-                "--cfg",
-                type=_FILE,
-                help="Darknet cfg or Caffe prototxt.  [default: beside WEIGHTS, same name]",
-            ),
-            click.option("--names", type=_FILE, help="Class names, one per line."),
-            click.option("--data", type=_FILE, help="Darknet .data file, for its class names."),
-            click.option(
-                "--size",
-                type=Size(),
-                metavar="HxW",
-                help="Input size, height x width.  [default: the network's]",
-            ),
-            click.option(
-                "--resize",
-                type=click.Choice(["letterbox", "stretch"]),
-                help="How images are brought to that size.  [default: as the source did]",
-            ),
-            click.option(
-                "--interpolation",
-                type=click.Choice(["darknet", "opencv"]),
-                help="How pixels are interpolated.  [default: as the source did]",
-            ),
-            click.option("--licence", help="Licence of the weights, kept on the card."),
-            click.option(
-                "--head", help="Family of the head, such as yolox, where no file says it."
-            ),
-            click.option(
-                "--option",
-                "options",
-                type=NameValue(),
-                multiple=True,
-                callback=collect_settings,
-                help="Setting of this format only, such as channels=bgr; repeatable.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
 
 
 @click.command(
@@ -80,7 +34,7 @@ def _describing(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "-o", "--output", type=_FILE, help="Model to write.  [default: name of WEIGHTS + .onnx]"
 )
-@_describing
+@import_options
 @click.option(
     "--simplify/--no-simplify",
     default=False,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boxwright.cli.common import Number, Settings, Size, Verb, note, print_json
+from boxwright.cli.common import Number, Settings, Verb, note, print_json
+from boxwright.cli.options import import_options, speed_budgets
 from boxwright.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _EXIT_BUDGET = 3
+# As import_options calls them.
+_IMPORT_OPTIONS = (
+    *("cfg", "names", "data", "size", "resize", "interpolation", "licence"),
+    *("head", "options"),
+)
 
 
 @click.command(
@@ -27,6 +33,7 @@ _EXIT_BUDGET = 3
     examples="""
     boxwright ship yolov4-tiny.weights --images photos/ -o shipped/
     boxwright ship tiny.weights coco.names --images val/ --annotations val.json -o shipped/
+    boxwright ship mine.onnx --head yolox --option channels=rgb --images photos/ -o shipped/
     boxwright ship tiny.weights --images photos/ --max-latency 40 --min-fps 25 -o shipped/
     """,
 )
@@ -61,24 +68,8 @@ _EXIT_BUDGET = 3
     type=Number(0, 100),
     help="Budget: points of AP (0 to 100) that may be lost, source to engine.",
 )
-@click.option("--min-fps", type=Number(0), help="Budget: images/s, file to boxes.")
-@click.option("--max-latency", type=Number(0), help="Budget: ms (p90), file to boxes.")
-@click.option("--format", "format_", help="Format of WEIGHTS.  [default: told from the file]")
-@click.option("--cfg", type=_FILE, help="Darknet network description.  [default: beside WEIGHTS]")
-@click.option("--names", type=_FILE, help="Class names, one per line.")
-@click.option("--data", type=_FILE, help="Darknet .data file, for its class names.")
-@click.option("--size", type=Size(), metavar="HxW", help="Input size.  [default: the network's]")
-@click.option(
-    "--resize",
-    type=click.Choice(["letterbox", "stretch"]),
-    help="How images are brought to that size.  [default: as the source did]",
-)
-@click.option(
-    "--interpolation",
-    type=click.Choice(["darknet", "opencv"]),
-    help="How pixels are interpolated.  [default: as the source did]",
-)
-@click.option("--licence", help="Licence of the weights, kept on the card.")
+@speed_budgets
+@import_options
 @click.option(
     "--against",
     multiple=True,
@@ -126,7 +117,6 @@ def make_settings(settings: Settings, options: dict[str, Any]) -> ShipSettings:
     """The verb's options as the library takes them."""
     from boxwright.ship.settings import Budgets, ShipSettings
 
-    imports = ("cfg", "names", "data", "size", "resize", "interpolation", "licence")
     return ShipSettings(
         weights=options["weights"],
         images=options["images"],
@@ -137,7 +127,7 @@ def make_settings(settings: Settings, options: dict[str, Any]) -> ShipSettings:
         budgets=Budgets(options["max_drop"], options["min_fps"], options["max_latency"]),
         import_options={
             "format": options["format_"],
-            **{name: options[name] for name in imports},
+            **{name: options[name] for name in _IMPORT_OPTIONS},
         },
         against=options["against"],
         opencv=options["second_opinion"],

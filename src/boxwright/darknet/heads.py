@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any, Literal
 
 from boxwright.card import Nms
 from boxwright.darknet.cfg import Section
 from boxwright.darknet.layers import Head, Shape, Tree
 from boxwright.files import open_regular
+from boxwright.mentions import find_mentioned
 
 _LOGGER = logging.getLogger("boxwright")
 
@@ -171,7 +171,13 @@ def _read_tree(section: Section, classes: int) -> Tree:
     Consecutive lines with the same parent are one group of siblings.
     """
     name = section.text("tree")
-    path = _find_beside(section.path, name)
+    path, outside = find_mentioned(section.path, name)
+    if outside is not None:
+        section.fail(
+            f"its class tree {name[:80]!r} lies outside of the cfg's own folders, and is not "
+            "read for a file that may come from anywhere; put a copy beside the cfg",
+            "tree",
+        )
     if path is None:
         section.fail(f"its class tree {name[:80]!r} is not there; put it beside the cfg", "tree")
     try:
@@ -199,11 +205,3 @@ def _read_tree(section: Section, classes: int) -> Tree:
     if len(parents) != classes:
         section.fail(f"{path} holds {len(parents)} classes, classes={classes}", "tree")
     return Tree(tuple(parents), tuple(sizes))
-
-
-def _find_beside(cfg: str, name: str) -> Path | None:
-    """A file a cfg names: where it says, seen from the cfg or its parents, or just beside it."""
-    folder = Path(cfg).resolve().parent
-    candidates = [Path(name), *(base / name for base in [folder, *folder.parents[:2]])]
-    candidates.append(folder / Path(name).name)
-    return next((path for path in candidates if path.is_file()), None)

@@ -14,6 +14,8 @@ from boxwright.datasets.labels import LabelCollector, check_class_names, upright
 from boxwright.datasets.report import DatasetReport
 from boxwright.datasets.safe import brief, read_json
 from boxwright.errors import ImageError, InputError
+from boxwright.files import is_file
+from boxwright.mentions import stays_within
 
 _WHAT = "COCO annotations"
 # So many images are looked for in each folder that may hold them.
@@ -42,7 +44,7 @@ def read_coco(path: str | Path, *, images: str | Path | None = None) -> Dataset:
     entries = _image_entries(path, content["images"], report)
     folder = _folder(path, images, entries)
     sizes = {number: _size(entry) for number, entry in entries.items()}
-    found = _existing(entries, folder, sizes, report)
+    found = _existing(path, entries, folder, sizes, report)
     collectors = {
         number: LabelCollector(report, len(class_names), sizes[number]) for number in found
     }
@@ -131,18 +133,39 @@ def _folder(path: Path, images: str | Path | None, entries: dict[int, Any]) -> P
     # Spread over the list, in case that its beginning is missing.
     sample = names[:: max(1, len(names) // _SAMPLE)]
     for candidate in candidates:
-        if any((candidate / name).is_file() for name in sample):
+        if any(_file(candidate, name) for name in sample):
             return candidate
     # With a folder of images only, names may carry folders that are not there.
-    if images is not None and any((candidates[0] / Path(name).name).is_file() for name in sample):
+    if images is not None and any(_file(candidates[0], Path(name).name) for name in sample):
         return candidates[0]
+    leaving = [name for name in sample for folder in candidates if _leaves(folder, name)]
+    if leaving:
+        raise _leaving(path, leaving[0], ", ".join(map(str, candidates)))
     raise InputError(
         f"none of the images of {path} was found, such as {names[0]}; looked in "
         f"{', '.join(map(str, candidates))}; give the folder of the images"
     )
 
 
+def _file(folder: Path, name: str) -> Path | None:
+    """A file of a folder; names may come from anywhere, and lead nowhere else."""
+    path = folder / name
+    return path if stays_within(folder, name) and is_file(path) else None
+
+
+def _leaves(folder: Path, name: str) -> bool:
+    return not stays_within(folder, name) and is_file(folder / name)
+
+
+def _leaving(path: Path, name: str, folder: str) -> InputError:
+    return InputError(
+        f"{path}: the file_name {brief(name)} of an image leads out of {folder}, and is not "
+        "followed; give --images the folder that holds all images"
+    )
+
+
 def _existing(
+    path: Path,
     entries: dict[int, Any],
     folder: Path,
     sizes: dict[int, tuple[int, int] | None],
@@ -152,8 +175,9 @@ def _existing(
     found: dict[int, Path] = {}
     for number, entry in entries.items():
         name = entry["file_name"]
-        places = (folder / name, folder / Path(name).name)
-        file = next((place for place in places if place.is_file()), None)
+        file = _file(folder, name) or _file(folder, Path(name).name)
+        if file is None and _leaves(folder, name):
+            raise _leaving(path, name, str(folder))
         if file is None:
             report.add("missing_image", folder / name)
             continue

@@ -198,6 +198,8 @@ def _entry(
 
 def _find_image(stem: str, filename: str, folder: Path) -> Path | None:
     """By the XML file's name first: `filename` inside is often left over from a copy."""
+    if Path(stem).name != stem:
+        return None  # a list that leads out of the folder
     for suffix in (".jpg", ".jpeg", ".png", *sorted(IMAGE_SUFFIXES)):
         for name in (stem + suffix, stem + suffix.upper()):
             if (folder / name).is_file():

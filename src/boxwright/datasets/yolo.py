@@ -24,6 +24,7 @@ from boxwright.datasets.report import DatasetReport
 from boxwright.datasets.safe import brief, read_text, read_yaml
 from boxwright.errors import ImageError, InputError
 from boxwright.images import IMAGE_SUFFIXES
+from boxwright.mentions import find_mentioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ def read_yolo(
     if path.is_dir():
         found, listed = _from_folder(path, split), None
     elif path.suffix.lower() == ".data":
-        found, listed = _from_data(path, split)
+        found, listed = _from_data(path, split, named=not names)
     elif path.suffix.lower() in (".yaml", ".yml"):
         found, listed = _from_yaml(path, split)
     elif path.suffix.lower() == ".txt":
@@ -240,10 +241,14 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _from_data(path: Path, split: str | None) -> tuple[list[Path], tuple[str, ...] | None]:
+def _from_data(
+    path: Path, split: str | None, *, named: bool
+) -> tuple[list[Path], tuple[str, ...] | None]:
     """Darknet's ``.data`` file: ``classes``, ``train``, ``valid``, ``names``, as ``key = value``.
 
-    Darknet takes its paths from the working folder; we look beside the file first.
+    Darknet takes its paths from the working folder; we look beside the file first. Images
+    and lists of them may lie anywhere, as those of large data sets do; without `named`, the
+    classes are known from elsewhere.
     """
     values: dict[str, str] = {}
     for line in read_text(path, "a Darknet .data file").splitlines():
@@ -258,13 +263,26 @@ def _from_data(path: Path, split: str | None) -> tuple[list[Path], tuple[str, ..
             f"its entries are {', '.join(values) or 'none'}"
         )
     locate = functools.partial(_locate, path)
-    names = read_names(locate(values["names"])) if "names" in values else None
+    names = read_names(_names_file(path, values["names"])) if "names" in values and named else None
     listed = locate(values[keys[0]])
     found = _below(listed) if listed.is_dir() else _read_list(listed, path.parent)
     count = values.get("classes", "")
     if names is not None and count.isdecimal() and int(count) != len(names):
         raise InputError(f"{path} says classes = {count}, but {values['names']} names {len(names)}")
     return found, names
+
+
+def _names_file(owner: Path, entry: str) -> Path:
+    """The file of class names that `owner` mentions; its lines become names on reports."""
+    mention = find_mentioned(owner, entry)
+    if mention.outside is not None:
+        raise InputError(
+            f"{owner}: its names file {entry[:200]!r} lies outside of its own folders, and is not "
+            "read for a file that may come from anywhere; put a copy beside it, or give --names"
+        )
+    if mention.found is None:
+        raise InputError(f"{owner}: its names file {entry[:200]!r} is not there; give --names")
+    return mention.found
 
 
 def _locate(owner: Path, entry: str) -> Path:

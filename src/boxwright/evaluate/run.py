@@ -97,6 +97,7 @@ def evaluate(
     device: str = "auto",
     score_threshold: float | None = None,
     iou_threshold: float | None = None,
+    multi_label: bool | None = None,
     batch_size: int | None = None,
     output: str | Path | None = None,
     resume: bool = True,
@@ -119,6 +120,9 @@ def evaluate(
         device: ``auto``, ``cpu``, ``cuda:0``, ...
         score_threshold: Instead of the metric's.
         iou_threshold: Of suppression, instead of the card's.
+        multi_label: Whether a candidate may count for several classes, instead of what the
+            card says. YOLOv5 and its kin detect without and are validated with it, which
+            is what their published AP are of (:mod:`boxwright.importers.families`).
         batch_size: Images run at once.
         output: Folder for :func:`save`'s files and for a journal, with which a run that
             was stopped goes on.
@@ -147,6 +151,7 @@ def evaluate(
                 device=device,
                 score_threshold=lowest if score_threshold is None else score_threshold,
                 iou_threshold=iou_threshold,
+                multi_label=multi_label,
                 batch_size=batch_size,
                 max_detections=MAX_DETECTIONS if metric == "coco" else None,
                 clip=metric == "coco",

@@ -26,6 +26,7 @@ from boxwright.importers.registry import (
     check_options,
     read_start,
 )
+from boxwright.mentions import find_mentioned
 from boxwright.model import Model
 
 _LOGGER = logging.getLogger("boxwright")
@@ -181,7 +182,7 @@ def _class_names(
 
 
 def _names_of_data(data: Path) -> Path:
-    """The ``names=`` of a Darknet ``.data`` file, seen from it or from its parents."""
+    """The ``names=`` of a Darknet ``.data`` file, as :mod:`boxwright.mentions` finds it."""
     options: dict[str, str] = {}
     for line in read_text(data).splitlines():
         key, equals, value = line.partition("=")
@@ -190,9 +191,12 @@ def _names_of_data(data: Path) -> Path:
     name = options.get("names", options.get("labels"))
     if not name:
         raise ImportFailedError(f"{data}: names= is missing")
-    folders = [Path(), data.parent, *data.resolve().parent.parents[:2]]
-    candidates = [*(folder / name for folder in folders), data.parent / Path(name).name]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        raise ImportFailedError(f"{data}: its names file {name!r} is not there; give --names")
-    return found
+    mention = find_mentioned(data, name)
+    if mention.outside is not None:
+        raise ImportFailedError(
+            f"{data}: its names file {name[:200]!r} lies outside of its own folders, and is not "
+            "read for a file that may come from anywhere; put a copy beside it, or give --names"
+        )
+    if mention.found is None:
+        raise ImportFailedError(f"{data}: its names file {name[:200]!r} is not there; give --names")
+    return mention.found

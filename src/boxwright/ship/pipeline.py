@@ -165,6 +165,9 @@ def _glob(trained: Path, pattern: str) -> list[Path]:
 
 
 def _plain(value: Any) -> Any:
+    """An import option as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
     return list(value) if isinstance(value, tuple) else str(value)
 
 

@@ -152,7 +152,7 @@ class ShipSettings:
         Raises:
             InputError: Two files describe the same.
         """
-        options = {name: value for name, value in self.import_options.items() if value is not None}
+        options = dict(_stated(self.import_options))
         for path in self.weights:
             name = _DESCRIPTIONS.get(path.suffix.lower())
             if name is None:
@@ -169,10 +169,8 @@ class ShipSettings:
             words += ["--images", images]
         if self.annotations is not None:
             words += ["--annotations", str(self.annotations)]
-        for name, value in self.import_options.items():
-            if value is not None:
-                shown = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                words += [f"--{name}", shown]
+        for name, value in _stated(self.import_options):
+            words += _words(name, value)
         for flag, word in (("target", self.target), ("precision", self.precision)):
             if word != "auto":
                 words += [f"--{flag}", word]
@@ -184,6 +182,26 @@ class ShipSettings:
         words += ["--device", self.device] if self.device != "auto" else []
         words += ["--seed", str(self.seed)] if self.seed else []
         return shlex.join([*words, "-o", str(self.output)])
+
+
+def _stated(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Import options that say something."""
+    return [(name, value) for name, value in options.items() if value not in (None, {})]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An import option as it stands on the command line."""
+    if name == "options":
+        settings = [f"{key}={_setting(setting)}" for key, setting in value.items()]
+        return [word for setting in settings for word in ("--option", setting)]
+    shown = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f"--{name}", shown]
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _shortest(number: float) -> str:

@@ -19,12 +19,20 @@ import pytest
 from onnx import TensorProto, helper
 
 from boxwright import backends
-from boxwright.backends.tensorrt import compile as compile_module
-from boxwright.backends.tensorrt.layers import EngineLayer, best_described, read_layers
-from boxwright.engine import Engine
+from boxwright.backends.tensorrt.layers import EngineLayer
 from boxwright.errors import BuildError
 from boxwright.importers import import_model
 from boxwright.model import Model
+from tests.backends.tensorrt.rtx import (
+    CAPABILITIES,
+    BuiltNetwork,
+    build_with_log,
+    check_contract,
+    check_counts,
+    check_nodes,
+    check_types,
+    fused_share,
+)
 from tests.models import make_model
 from tests.oracle.conftest import make_seeded_weights
 
@@ -32,13 +40,6 @@ _REASON = backends.available()["tensorrt-rtx"]
 pytestmark = pytest.mark.skipif(
     _REASON is not None, reason=f"TensorRT-RTX cannot build here: {_REASON}"
 )
-
-CAPABILITIES = "8.6,8.9,12.0"
-
-_ACTIVATIONS = {"LeakyRelu", "Relu", "Sigmoid", "Softplus", "Clip"}
-"""Operators that are an activation, or the first of the nodes that make one up."""
-
-_IO = re.compile(r"^ Name: (\w+), IOMode: (\w+), DataType: (\w+), Dimensions: \[([-\d,]+)\]")
 
 
 @dataclass(frozen=True)
@@ -75,50 +76,6 @@ CASES = (
 )
 
 
-@dataclass(frozen=True)
-class BuiltNetwork:
-    """What one build left: the model, the engine file, TensorRT's description of it."""
-
-    case: Case
-    model: Model
-    engine: Engine
-    log: str
-
-    @property
-    def layers(self) -> list[EngineLayer]:
-        return read_layers(self.log)
-
-    @property
-    def nodes_of_layers(self) -> list[tuple[str, list[str]]]:
-        """Kind of each built layer, and names of the graph's nodes it computes."""
-        found = []
-        for line in self.log.splitlines():
-            match = re.match(r"Name: .*?, LayerType: ([^,]*), .*Metadata: (.*)$", line)
-            if match is not None:
-                found.append((match[1], re.findall(r"\[ONNX Layer: ([^\]]+)\]", match[2])))
-        return found
-
-    def nodes(self, *kinds: str) -> list[onnx.NodeProto]:
-        return [node for node in self.model.proto.graph.node if node.op_type in kinds]
-
-
-def build_with_log(
-    model: Model, output: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
-) -> tuple[Engine, str]:
-    """Build in this process, where the log can be seen."""
-    texts: list[str] = []
-
-    def spy(inspected: str | None, logged: str | None) -> list[EngineLayer]:
-        texts.append(logged or "")
-        return best_described(inspected, logged)
-
-    monkeypatch.setattr(compile_module, "best_described", spy)
-    options = {"compute_capabilities": CAPABILITIES, "isolate": False, **options}
-    engine = backends.build(model, backend="tensorrt-rtx", output=output, options=options)
-    (text,) = texts
-    return engine, text
-
-
 @pytest.fixture(
     scope="module",
     params=[
@@ -150,71 +107,10 @@ def built(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOXWRIGHT_CACHE", str(folder / "cache"))
         engine, text = build_with_log(model, folder / "engine.bw", patch)
-    yield BuiltNetwork(case, model, engine, text)
+    yield BuiltNetwork(model, engine, text, case.fused)
     engine.path.unlink()
     if not case.folder:
         weights.unlink()
-
-
-def check_contract(log: str, model: Model) -> None:
-    """Names, types and shapes of inputs and outputs are the contract's."""
-    height, width = model.card.input_size
-    found = {
-        match[1]: (match[2], match[3], [int(extent) for extent in match[4].split(",")])
-        for line in log.splitlines()
-        if (match := _IO.match(line)) is not None
-    }
-    anchors = found["boxes"][2][1]
-    assert anchors > 0
-    assert found == {
-        "images": ("Input", "UInt8", [-1, height, width, 3]),
-        "boxes": ("Output", "Float", [-1, anchors, 4]),
-        "scores": ("Output", "Float", [-1, anchors, len(model.card.class_names)]),
-    }
-
-
-def check_nodes(network: BuiltNetwork) -> None:
-    """Every convolution of the graph is computed by exactly one layer of the engine."""
-    computed = Counter(name for _, names in network.nodes_of_layers for name in names)
-    convolutions = Counter(node.name for node in network.nodes("Conv"))
-    assert {name: count for name, count in computed.items() if name in convolutions} == convolutions
-
-
-def check_counts(network: BuiltNetwork) -> None:
-    """Likewise by the built layers' own names: ``CorrMulMax``, or of kind ``correlation``."""
-    count = sum(
-        layer.name.count("Corr") or int(layer.kind == "correlation") for layer in network.layers
-    )
-    assert count == len(network.nodes("Conv"))
-
-
-def check_types(network: BuiltNetwork) -> None:
-    """Whatever computes with floats does so in float32."""
-    assert {layer.precision for layer in network.layers} == {"float32", "other"}
-    for layer in network.layers:
-        if layer.kind in ("correlation", "runtime_fusion", "maxpool"):
-            assert layer.precision == "float32", layer
-
-
-def fused_share(network: BuiltNetwork) -> float:
-    """Of the convolutions with an activation behind them, how many include it."""
-    activations = {
-        node.input[0]: node.name
-        for node in network.nodes(*_ACTIVATIONS)
-        if not node.name.startswith("decode/")
-    }
-    followed = {
-        node.name: activations[node.output[0]]
-        for node in network.nodes("Conv")
-        if node.output[0] in activations
-    }
-    together = [set(names) for _, names in network.nodes_of_layers]
-    fused = [
-        conv
-        for conv, activation in followed.items()
-        if any({conv, activation} <= names for names in together)
-    ]
-    return len(fused) / len(followed)
 
 
 def test_a_real_network_builds_as_it_was_described(built: BuiltNetwork) -> None:
@@ -223,7 +119,7 @@ def test_a_real_network_builds_as_it_was_described(built: BuiltNetwork) -> None:
     check_counts(built)
     check_types(built)
     share = fused_share(built)
-    assert share >= built.case.fused, f"{share:.3f} of the activations are fused"
+    assert share >= built.fused, f"{share:.3f} of the activations are fused"
 
 
 def test_the_receipt_tells_the_same(built: BuiltNetwork) -> None:
@@ -254,7 +150,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> BuiltNetwork:
     with pytest.MonkeyPatch.context() as patch:
         model = make_model()
         engine, text = build_with_log(model, tmp_path_factory.mktemp("tiny") / "x.bw", patch)
-    return BuiltNetwork(Case("tiny", 0.3), model, engine, text)
+    return BuiltNetwork(model, engine, text)
 
 
 def test_a_tiny_network_passes(tiny: BuiltNetwork) -> None:
@@ -294,7 +190,7 @@ def test_the_checks_notice(
     damage: Callable[[Model, str], str],
     check: Callable[[BuiltNetwork], None],
 ) -> None:
-    damaged = BuiltNetwork(tiny.case, tiny.model, tiny.engine, damage(tiny.model, tiny.log))
+    damaged = BuiltNetwork(tiny.model, tiny.engine, damage(tiny.model, tiny.log))
     with pytest.raises((AssertionError, KeyError)):
         check(damaged)
 
@@ -316,7 +212,7 @@ def test_a_graph_in_half_precision_is_noticed(
     graph.node.insert(index + 1, helper.make_node("Cast", ["half_out"], [result], to=1))
     graph.node.insert(index, helper.make_node("Cast", [given], ["half_in"], to=10))
     engine, log = build_with_log(model, tmp_path / "x.bw", monkeypatch)
-    network = BuiltNetwork(Case("half", 0), model, engine, log)
+    network = BuiltNetwork(model, engine, log)
     with pytest.raises(AssertionError, match="float16"):
         check_types(network)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.graph.pixels import add_pixels
+from boxwright.importers import running
 from boxwright.importers.caffe.heads import HEAD_TYPES
 from boxwright.importers.caffe.layers import write_layers
 from boxwright.importers.caffe.network import read_network
@@ -19,7 +20,6 @@ from boxwright.importers.caffe.prepare import Preparation
 from boxwright.importers.caffe.text import read_prototxt
 from boxwright.importers.caffe.wire import CaffeModel
 from boxwright.importers.caffe.writer import Blob, Writer
-from boxwright.importers.onnx import probe
 from boxwright.progress import silent
 
 Array = NDArray[Any]
@@ -112,7 +112,7 @@ def ours(folder: Path, text: str, model: bytes, tops: Sequence[str], images: Arr
             writer.tensor(network.layers[-1], blob) if blob.value is None else "" for blob in found
         ]
     asked = [name for name in names if name]
-    values = probe.run(writer.graph.model, {"images": images}, asked) if asked else {}
+    values = running.run(writer.graph.model, {"images": images}, asked) if asked else {}
     results = []
     for one, name in zip(found, names, strict=True):
         result = one.value if one.value is not None else values[name]

@@ -11,10 +11,9 @@ import pytest
 import boxwright
 from boxwright import backends
 from boxwright.boxes import iou_xyxy
-from boxwright.importers import import_model, make_request
+from boxwright.importers import import_model, make_request, running
 from boxwright.importers.caffe import IMPORTER
 from boxwright.importers.caffe.verify import feed_of, gap
-from boxwright.importers.onnx import probe
 from boxwright.model import Model
 from tests.importers.caffe.nets import Array
 
@@ -95,7 +94,7 @@ def test_lenet(caffe: Path) -> None:
     # A one, drawn by hand: a white stroke on black.
     image = np.zeros((1, 28, 28, 3), np.uint8)
     image[0, 4:24, 13:16] = 255
-    prob = probe.run(model.proto, {"images": image}, ["prob"])["prob"]
+    prob = running.run(model.proto, {"images": image}, ["prob"])["prob"]
     assert prob[0].argmax() == 1
     assert prob[0, 1] > 0.9
 
@@ -107,9 +106,9 @@ def test_yolo_nano_beside_its_darknet_twin(nano: Model, fixtures_dir: Path) -> N
     twin = import_model(weights, names=VOC)
     image = photo(fixtures_dir, (320, 320))[None]
     tensors = list(nano.card.transforms[0].parameters["tensors"].values())
-    ours = probe.run(nano.proto, {"images": image}, tensors)
+    ours = running.run(nano.proto, {"images": image}, tensors)
     names = [head.tensor for head in twin.card.heads]
-    theirs = probe.run(twin.proto, {"images": image}, names)
+    theirs = running.run(twin.proto, {"images": image}, names)
     for mine, other in zip(tensors, names, strict=True):
         assert ours[mine].shape == theirs[other].shape
         assert np.abs(ours[mine] - theirs[other]).max() < 0.03
@@ -137,7 +136,7 @@ def test_yolo_nano_beside_opencv_as_far_as_it_reads(
     net.setInput(feed_of(image, parameters["pixels"]))
     (expected,) = net.forward(["layer69-conv"])
     tensor = parameters["tensors"]["layer69-conv"]
-    found = probe.run(nano.proto, {"images": image[None]}, [tensor])[tensor]
+    found = running.run(nano.proto, {"images": image[None]}, [tensor])[tensor]
     # Of the largest value: batch norm is folded in ours, float32 sums in another order.
     assert gap(found, expected) < 1e-4
 
@@ -157,22 +156,3 @@ def test_other_backends(
             results.append(runner.infer({"images": images}))
     np.testing.assert_allclose(results[1]["scores"], results[0]["scores"], atol=1e-4)
     np.testing.assert_allclose(results[1]["boxes"], results[0]["boxes"], atol=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ssd", "nano", "lenet"])
-def test_tensorrt_rtx_builds_them(
-    name: str, request: pytest.FixtureRequest, caffe: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    if name == "lenet":
-        model = import_model(caffe / "mnist-lenet" / "deploy.caffemodel")
-    else:
-        model = request.getfixturevalue(name)
-    engine = backends.build(
-        model,
-        backend="tensorrt-rtx",
-        options={"compute_capabilities": "8.6"},
-        output=tmp_path / "model.bw",
-    )
-    assert engine.plans

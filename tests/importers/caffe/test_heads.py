@@ -11,8 +11,7 @@ import pytest
 
 from boxwright.card import Nms
 from boxwright.errors import CfgError, ImportFailedError, UnsupportedError
-from boxwright.importers import import_model
-from boxwright.importers.onnx import probe
+from boxwright.importers import import_model, running
 from boxwright.model import Model
 from tests.importers.caffe.nets import (
     HEIGHT,
@@ -153,7 +152,7 @@ def test_ssd_beside_its_formula(
     weights, loc, conf, prior = ssd(tmp_path, shared, param)
     model = import_model(weights, options={"mean": 0, "scale": "1/64"})
     images = np.stack([picture(seed=0), picture(seed=1)])
-    found = probe.run(model.proto, {"images": images}, ["boxes", "scores"])
+    found = running.run(model.proto, {"images": images}, ["boxes", "scores"])
     kept = [c for c in range(CLASSES) if c != background]
     priors, variances = prior.astype(np.float64).reshape(2, -1, 4)
     count = len(priors)
@@ -197,7 +196,7 @@ def test_variances_that_differ_between_priors(tmp_path: Path) -> None:
     text = text[:at] + other + halves + joined + text[at:].replace('"prior"', '"priors"')
     (tmp_path / "net.prototxt").write_text(text)
     model = import_model(tmp_path / "net.caffemodel", options={"mean": 0, "scale": "1/64"})
-    found = probe.run(model.proto, {"images": picture()[None]}, ["boxes"])["boxes"][0]
+    found = running.run(model.proto, {"images": picture()[None]}, ["boxes"])["boxes"][0]
     (tmp_path / "old").mkdir()
     priors = ssd(tmp_path / "old", True, "")[3].astype(np.float64).reshape(2, -1, 4)[0]
     for row, (t, prior) in enumerate(zip(loc[0].reshape(-1, 4), priors, strict=True)):
@@ -279,7 +278,7 @@ ANCHORS = (((6.0, 7.0), (8.0, 5.0)), ((2.0, 3.0), (4.0, 1.0)))
 def check_yolo(folder: Path, model: Model, scales: tuple[float, float]) -> None:
     image = picture(10, 14)
     tensors = list(model.card.transforms[0].parameters["tensors"].values())
-    found = probe.run(model.proto, {"images": image[None]}, ["boxes", "scores", *tensors])
+    found = running.run(model.proto, {"images": image[None]}, ["boxes", "scores", *tensors])
     expected = []
     for tensor, anchors, scale, stride in zip(tensors, ANCHORS, scales, (2, 1), strict=True):
         raw = found[tensor][0].astype(np.float64)

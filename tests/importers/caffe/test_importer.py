@@ -13,9 +13,8 @@ import pytest
 
 import boxwright
 from boxwright.errors import CfgError, ImportFailedError
-from boxwright.importers import choose, formats, import_model, make_request
+from boxwright.importers import choose, formats, import_model, make_request, running
 from boxwright.importers.caffe import IMPORTER, prepare
-from boxwright.importers.onnx import probe
 from boxwright.model import Model
 from tests.hostile.mutate import mutations
 from tests.importers.caffe.nets import caffemodel, chunk, one_line, picture, prototxt
@@ -48,7 +47,7 @@ def test_a_classifier_keeps_the_name_of_its_output(weights: Path, tmp_path: Path
     assert model.card.source_format == "caffe"
     assert [file.name for file in model.card.source_files] == ["net.caffemodel", "net.prototxt"]
     images = np.stack([picture(seed=0), picture(seed=1)])
-    prob = probe.run(model.proto, {"images": images}, ["prob"])["prob"]
+    prob = running.run(model.proto, {"images": images}, ["prob"])["prob"]
     assert prob.shape == (2, 5)
     np.testing.assert_allclose(prob.sum(1), 1, atol=1e-6)
     model.save(tmp_path / "net.onnx")
@@ -209,7 +208,7 @@ class TestPixels:
         weights.with_suffix(".prototxt").write_text(prototxt(body + pool, channels=1))
         model = import_model(weights, options={"mean": 0, "scale": 1})
         image = picture()
-        (value,) = probe.run(model.proto, {"images": image[None]}, ["y"])["y"]
+        (value,) = running.run(model.proto, {"images": image[None]}, ["y"])["y"]
         np.testing.assert_allclose(value, (image @ [0.299, 0.587, 0.114]).mean(), rtol=1e-5)
 
 

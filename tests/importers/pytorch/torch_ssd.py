@@ -46,8 +46,9 @@ class Ssd(nn.Module):
         return torch.cat((centre - size / 2, centre + size / 2), -1) * self.side
 
     def normalised(self, images: Any) -> Any:
-        planes = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
-        mean, std = (torch.tensor(v).double().view(1, -1, 1, 1) for v in (self.mean, self.std))
+        kind = next(self.parameters()).dtype
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2).to(kind) / 255
+        mean, std = (torch.tensor(v, dtype=kind).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (planes - mean) / std
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import compare_outputs, sample_images
+from boxwright.backends.comparison import compare_outputs, is_quantised, sample_images
 from boxwright.backends.onnxruntime.lowering import lower_mish
 from boxwright.backends.onnxruntime.session import (
     OnnxRuntimeRunner,
@@ -209,7 +209,9 @@ def _compare(model: Model, plan: bytes, spec: BuildSpec) -> dict[str, Any]:
     images = sample_images(model.card)
     expected = plain_outputs(model, images, spec.options, spec.device)
     got = _run_once(model, plan, images, spec.options, spec.device)
-    return compare_outputs(expected, got, plan="ONNX Runtime's optimised graph")
+    return compare_outputs(
+        expected, got, plan="ONNX Runtime's optimised graph", quantised=is_quantised(model)
+    )
 
 
 def _run_once(

@@ -16,7 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import MAX_NRMSE, compare_outputs, sample_images
+from boxwright.backends.comparison import MAX_NRMSE, compare_outputs, is_quantised, sample_images
 from boxwright.backends.openvino.plan import PlanFile
 from boxwright.backends.openvino.runner import OpenVinoRunner
 from boxwright.backends.openvino.runtime import (
@@ -241,6 +241,7 @@ def _compare(model: Model, runner: OpenVinoRunner, spec: BuildSpec) -> dict[str,
             runner.only(size).infer({name: images}),
             plan=f"OpenVINO's compiled model for batch {size}",
             limit=_MAX_NRMSE_BF16 if lossy else MAX_NRMSE,
+            quantised=is_quantised(model),
         )
         for size in runner.compiled
     ]

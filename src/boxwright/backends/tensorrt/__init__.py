@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import compare_outputs, sample_images
+from boxwright.backends.comparison import compare_outputs, is_quantised, sample_images
 from boxwright.backends.plans import Fingerprint, Plan, build_engine, load_engine
 from boxwright.backends.tensorrt.compatibility import (
     Target,
@@ -199,7 +199,13 @@ class TensorRtBackend:
         except EngineError as error:
             raise BuildError(f"the model builds, but does not run: {error}") from error
         limit = _MAX_NRMSE["tf32" if settings.tf32 and spec.precision == "fp32" else spec.precision]
-        outputs = compare_outputs(expected, got, plan=f"{library.backend}'s plan", limit=limit)
+        outputs = compare_outputs(
+            expected,
+            got,
+            plan=f"{library.backend}'s plan",
+            limit=limit,
+            quantised=is_quantised(model),
+        )
         return {"against": "the portable graph on ONNX Runtime's CPU kernels", "outputs": outputs}
 
 

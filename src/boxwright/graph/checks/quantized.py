@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto
@@ -11,6 +12,9 @@ from onnx import TensorProto
 from boxwright.graph.checks.seen import Seen
 from boxwright.graph.targets import Target
 from boxwright.graph.view import STANDARD, Place, View, attribute, input_name
+
+if TYPE_CHECKING:
+    import onnx
 
 _WIDE = {TensorProto.INT16, TensorProto.UINT16}
 
@@ -30,13 +34,13 @@ def linear(view: View, target: Target) -> Iterator[Seen]:
             continue
         if node.domain not in STANDARD:
             continue
-        for seen in _of_node(view, place):
+        for seen in _of_node(view, place, told):
             if seen.code not in told:
                 told.add(seen.code)
                 yield seen
 
 
-def _of_node(view: View, place: Place) -> Iterator[Seen]:
+def _of_node(view: View, place: Place, told: set[str]) -> Iterator[Seen]:
     node = place.node
     scale = view.input_constant(node, 1)
     if scale is not None and scale.size and not np.all(scale.astype(np.float64) > 0):
@@ -63,7 +67,9 @@ def _of_node(view: View, place: Place) -> Iterator[Seen]:
                        curable=not place.depth and signable(view))  # fmt: skip
         else:
             shown = ", ".join(map(str, sorted(points)[:3]))
-            yield Seen("zero-point", f"zero point {shown}", place)
+            # The whole graph is looked at for this, so not for every node of it.
+            curable = "zero-point" not in told and floatable(view)
+            yield Seen("zero-point", f"zero point {shown}", place, curable=curable)
     elif kind == TensorProto.UINT8:
         yield Seen("quantized-uint8", f"{node.op_type} to or from uint8", place)
 
@@ -84,7 +90,11 @@ def zero_point_shape(view: View, place: Place) -> tuple[int, ...] | None:
 
 def quantised_type(view: View, place: Place) -> int:
     """The integer type of a Q/DQ node: that of its zero point, or of what it reads."""
-    node = place.node
+    return type_of_node(view, place.node)
+
+
+def type_of_node(view: View, node: onnx.NodeProto) -> int:
+    """As :func:`quantised_type`, wherever the node stands."""
     name = input_name(node, 2)
     if name and (kind := view.types.get(name)):
         return kind
@@ -114,6 +124,43 @@ def signable(view: View) -> bool:
             if before is None or before.op_type != "QuantizeLinear":
                 return False
     return True
+
+
+def floatable(view: View) -> bool:
+    """Whether every quantised value stays between Q and DQ of constant scales, or is constant.
+
+    Then floats can be rounded and clipped instead (the pass ``fake-quantisation``).
+    """
+    linear = ("QuantizeLinear", "DequantizeLinear")
+    return all(_floatable(view, p) for p in view.places if p.node.op_type in linear)
+
+
+def _floatable(view: View, place: Place) -> bool:
+    node, kind = place.node, type_of_node(view, place.node)
+    if node.domain not in STANDARD or place.depth or attribute(node, "block_size", 0):
+        return False
+    scale, zero = view.tensor(node.input[1]), input_name(node, 2)
+    if scale is None or scale.data_type != TensorProto.FLOAT:
+        return False
+    if zero and view.tensor(zero) is None:
+        return False
+    small = view.constant(node.input[1])
+    if small is not None and not np.all(small > 0):
+        return False
+    one = math.prod(scale.dims) == 1
+    constant = view.tensor(node.input[0]) is not None
+    given_out = any(value.name == node.output[0] for value in view.graph.output)
+    if node.op_type == "QuantizeLinear":
+        readers = view.readers.get(node.output[0], [])
+        inside = all(r.op_type == "DequantizeLinear" for r in readers) and not given_out
+        floats = view.types.get(node.input[0], TensorProto.FLOAT) == TensorProto.FLOAT
+        return inside and floats and kind in _ZERO_TYPES and (one or constant)
+    if constant:
+        return not given_out and kind in _ZERO_TYPES | {TensorProto.INT32}
+    before = view.producers.get(node.input[0])
+    if before is None or before.op_type != "QuantizeLinear":
+        return False
+    return not given_out if view.tensor(before.input[0]) is not None else one
 
 
 CHECKS = (linear,)

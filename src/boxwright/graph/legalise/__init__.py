@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright.errors import InputError
 from boxwright.graph.diagnose import Finding, diagnose
-from boxwright.graph.legalise import container, numbers, operators, resize_pad, shapes, structure
+from boxwright.graph.legalise import (
+    container,
+    numbers,
+    operators,
+    quantisation,
+    resize_pad,
+    shapes,
+    structure,
+)
 from boxwright.graph.legalise.editing import PASSES, ChangeReport
 from boxwright.graph.view import opset_of
 
@@ -32,12 +40,12 @@ ORDER = (
     "empty-outputs", "shapes", "fix-shapes", "decompose", "upsample", "scatter",
     "resize-antialias", "resize-coordinates", "resize-aspect", "resize-axes", "pad-axes",
     "pad-negative", "pad-wrap",
-    "pool-dilation", "einsum", "explicit-padding", "uint8", "float-bias", "zero-points",
-    "signed-quantisation", "double", "opset", "ir-version", "constants", "no-ops",
-    "cast-chains", "batchnorm", "int32",
+    "pool-dilation", "einsum", "explicit-padding", "uint8", "signed-quantisation",
+    "fake-quantisation", "float-bias", "zero-points", "double", "opset", "ir-version",
+    "constants", "no-ops", "cast-chains", "batchnorm", "int32",
 )  # fmt: skip
 
-_MODULES = (container, numbers, operators, resize_pad, shapes, structure)
+_MODULES = (container, numbers, operators, quantisation, resize_pad, shapes, structure)
 _ROUNDS = 4
 
 

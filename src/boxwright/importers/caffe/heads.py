@@ -20,6 +20,7 @@ from boxwright.card import Nms
 from boxwright.errors import ImportFailedError
 from boxwright.graph.heads import Anchors, Priors, Raw, decode
 from boxwright.importers.caffe.writer import Blob, Floats, Writer
+from boxwright.importers.options import numbers
 
 if TYPE_CHECKING:
     from boxwright.importers.caffe.network import Layer
@@ -348,8 +349,6 @@ def levels_of_options(blobs: list[str], options: dict[str, Any]) -> list[YoloLev
     Raises:
         ImportFailedError: They are not as many as there are outputs.
     """
-    from boxwright.importers.onnx.options import numbers
-
     levels = []
     parts = str(options["anchors"]).split("/")
     scales = numbers("scale_xy", options.get("scale_xy", 1))

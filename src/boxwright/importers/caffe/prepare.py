@@ -20,7 +20,7 @@ from boxwright.errors import ImportFailedError
 from boxwright.graph.pixels import Channels, PixelFormat
 from boxwright.importers.caffe.network import Network
 from boxwright.importers.caffe.wire import CaffeModel
-from boxwright.importers.onnx.options import numbers
+from boxwright.importers.options import numbers
 
 _LOGGER = logging.getLogger("boxwright")
 

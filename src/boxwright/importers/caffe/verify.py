@@ -14,7 +14,7 @@ import numpy as np
 
 from boxwright.errors import ImportFailedError
 from boxwright.images import import_cv2
-from boxwright.importers.onnx import probe
+from boxwright.importers import running
 from boxwright.importers.registry import Check, Verification
 from boxwright.model import IMAGES, Model
 
@@ -42,10 +42,10 @@ def verify(prototxt: Path, caffemodel: Path, model: Model, images: int = 2) -> V
     try:
         net = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
         for seed in range(images):
-            image = probe.picture(model.card.input_size, seed)
+            image = running.picture(model.card.input_size, seed)
             net.setInput(feed_of(image, pixels))
             theirs = dict(zip(tensors, net.forward(list(tensors)), strict=True))
-            ours = probe.run(model.proto, {IMAGES: image[None]}, list(tensors.values()))
+            ours = running.run(model.proto, {IMAGES: image[None]}, list(tensors.values()))
             for layer, tensor in tensors.items():
                 gaps[layer] = max(gaps[layer], gap(ours[tensor], theirs[layer]))
     except cv2.error as error:

@@ -56,7 +56,8 @@ class OnnxImporter:
             ImportFailedError: The file is damaged, its head is not known, or something that
                 it does not say is not said by the request either.
         """
-        from boxwright.importers.onnx import options, source
+        from boxwright.importers import options
+        from boxwright.importers.onnx import source
 
         check_options(request, options.KNOWN)
         if request.cfg is not None or request.data is not None:
@@ -211,7 +212,7 @@ def _import(request: ImportRequest, proto: onnx.ModelProto, files: list[Path]) -
 
 
 def _inner(options: dict[str, Any]) -> tuple[str, ...]:
-    from boxwright.importers.onnx.options import words
+    from boxwright.importers.options import words
 
     return tuple(
         name for key in ("boxes", "scores", "objectness") for name in words(options.get(key, ""))
@@ -220,7 +221,7 @@ def _inner(options: dict[str, Any]) -> tuple[str, ...]:
 
 def _source_names(options: dict[str, Any], foreign: Foreign) -> dict[str, Any]:
     """Options that name tensors, by the names these bear now."""
-    from boxwright.importers.onnx.options import words
+    from boxwright.importers.options import words
 
     for key in ("boxes", "scores", "objectness"):
         if key in options:
@@ -233,7 +234,7 @@ def _source_names(options: dict[str, Any], foreign: Foreign) -> dict[str, Any]:
 
 def _pixels(request: ImportRequest, plan: Plan, foreign: Foreign, facts: Metadata) -> PixelFormat:
     from boxwright.graph.pixels import PixelFormat
-    from boxwright.importers.onnx.options import with_pixel_options
+    from boxwright.importers.options import with_pixel_options
 
     image = foreign.image
     told = {"channels", "scale", "mean", "std"} & set(request.options)

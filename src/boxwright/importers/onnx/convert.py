@@ -15,6 +15,7 @@ from boxwright.graph.builder import IR_VERSION, GraphBuilder
 from boxwright.graph.heads import Raw, decode
 from boxwright.graph.legalise.editing import rename
 from boxwright.graph.pixels import PixelFormat, add_pixels
+from boxwright.importers import running
 from boxwright.importers.onnx import probe, surgery
 from boxwright.importers.onnx.probe import ImageInput
 from boxwright.importers.onnx.recognise import Plan
@@ -159,15 +160,15 @@ def _settle_batch(foreign: Foreign, inner: tuple[str, ...], origin: str) -> None
     outputs = (*(value.name for value in foreign.proto.graph.output), *inner)
     if image.batch not in (None, 1):
         foreign.batch = image.batch
-        foreign.tensors = probe.run(foreign.proto, _feed(image, image.batch), outputs)
+        foreign.tensors = running.run(foreign.proto, _feed(image, image.batch), outputs)
         foreign.notes["batch"] = f"fixed at {image.batch} by its exporter"
         return
-    single = probe.run(foreign.proto, _feed(image, 1), outputs)
+    single = running.run(foreign.proto, _feed(image, 1), outputs)
     candidate = surgery.free_batch(foreign.proto, image.name)
     reason = _batch_differs(candidate, image, single, outputs)
     if reason is None:
         foreign.proto = candidate
-        foreign.tensors = probe.run(candidate, _feed(image, 2), outputs)
+        foreign.tensors = running.run(candidate, _feed(image, 2), outputs)
         return
     _LOGGER.warning("%s takes one image at a time: with two, %s", origin, reason)
     foreign.batch, foreign.tensors = 1, single
@@ -181,7 +182,7 @@ def _feed(image: ImageInput, batch: int, first: int = 0) -> dict[str, NDArray[An
     assert image.size[0] is not None  # noqa: S101  # settle() has fixed both sides
     assert image.size[1] is not None  # noqa: S101
     sides = (image.size[0], image.size[1])
-    pixels = np.stack([probe.picture(sides, seed) for seed in range(first, first + batch)])
+    pixels = np.stack([running.picture(sides, seed) for seed in range(first, first + batch)])
     pixels = pixels[..., : image.channels]
     if image.layout == "nchw":
         pixels = pixels.transpose(0, 3, 1, 2)
@@ -198,8 +199,8 @@ def _batch_differs(
 ) -> str | None:
     """Why two images at once are not two images one after the other; ``None`` if they are."""
     try:
-        second = probe.run(proto, _feed(image, 1, first=1), outputs)
-        both = probe.run(proto, _feed(image, 2), outputs)
+        second = running.run(proto, _feed(image, 1, first=1), outputs)
+        both = running.run(proto, _feed(image, 2), outputs)
     except ImportFailedError as error:
         return str(error)[:200]
     for name in outputs:

@@ -24,8 +24,8 @@ from boxwright.graph.heads import (
     cells,
     grid_sizes,
 )
-from boxwright.importers.onnx.families import COCO_ANCHORS
-from boxwright.importers.onnx.options import head_fields, words
+from boxwright.importers.families import COCO_ANCHORS
+from boxwright.importers.options import head_fields, words
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]

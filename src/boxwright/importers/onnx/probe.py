@@ -1,29 +1,18 @@
-"""What a foreign graph takes and gives, asked of the graph itself by running it.
-
-Exporters declare free extents, or none, or wrong ones. A run on two made-up images says
-what shapes the tensors really have, and their values say more: whether boxes are decoded
-already, normalised, or scores are chances that add up to 1.
-"""
+"""What a foreign graph says that it takes: its one input of images, and sizes in reason."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from boxwright.errors import ImportFailedError
 from boxwright.graph.pixels import Element, PixelLayout
-from boxwright.graph.session import plain_session
 from boxwright.graph.view import View, dims_of
 
 if TYPE_CHECKING:
     import onnx
-
-Array = NDArray[Any]
 
 # Inputs beside the image that say how it was resized; a graph made for one size has them
 # as constants. (Paddle's detectors, RT-DETR's and Hugging Face's exports.)
@@ -95,31 +84,6 @@ def image_input(proto: onnx.ModelProto, origin: str) -> ImageInput:
     return ImageInput(value.name, _ELEMENTS[kind], layout, channels, size, dims[0])
 
 
-def run(
-    proto: onnx.ModelProto, feed: Mapping[str, Array], outputs: Sequence[str] = ()
-) -> dict[str, Array]:
-    """Run a graph by ONNX Runtime, without optimisation; `outputs` may name inner tensors.
-
-    Raises:
-        ImportFailedError: It does not run; the message has the runtime's reason.
-    """
-    import onnx as library
-
-    if extra := [name for name in outputs if name not in {v.name for v in proto.graph.output}]:
-        wider = library.ModelProto()
-        wider.CopyFrom(proto)
-        for name in extra:
-            wider.graph.output.add(name=name)
-        proto = wider
-    try:
-        session = plain_session(proto)
-        names = list(outputs) or [node.name for node in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(feed)), strict=True))
-    except Exception as error:  # its exceptions share no base but Exception
-        reason = " ".join(str(error).split())[:300]
-        raise ImportFailedError(f"ONNX Runtime cannot run the graph: {reason}") from error
-
-
 def check_extents(proto: onnx.ModelProto, origin: str) -> None:
     """Refuse a graph with a tensor that no detector has, before it is made.
 
@@ -133,13 +97,3 @@ def check_extents(proto: onnx.ModelProto, origin: str) -> None:
                 f"{origin}: tensor {name[:80]!r} would have the shape {list(shape or ())}, "
                 "more than any detector's"
             )
-
-
-def picture(size: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
-    """A made-up image with large and small structures: uint8 ``(H, W, 3)``."""
-    random = np.random.default_rng(seed)
-    image = np.zeros((*size, 3), np.float64)
-    for step in (4, 16, 64):
-        coarse = random.uniform(0, 85, (size[0] // step + 1, size[1] // step + 1, 3))
-        image += coarse.repeat(step, 0).repeat(step, 1)[: size[0], : size[1]]
-    return image.astype(np.uint8)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from boxwright.card import Nms
 from boxwright.errors import ImportFailedError
 from boxwright.graph.heads import Head, Raw, Rows
+from boxwright.importers.families import FAMILIES, Family, find_family
 from boxwright.importers.onnx import heads
-from boxwright.importers.onnx.families import FAMILIES, Family, find_family
 from boxwright.importers.onnx.metadata import Metadata
 from boxwright.importers.onnx.surgery import original_name
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from boxwright.errors import ImportFailedError, InputError
 from boxwright.graph.pixels import PixelFormat
+from boxwright.importers import running
 from boxwright.importers.onnx import probe, source, surgery
 from boxwright.importers.registry import Check, Verification
 from boxwright.model import BOXES, IMAGES, SCORES, Model
@@ -40,7 +41,7 @@ def verify(path: Path, model: Model, images: int = 2) -> Verification:
     """
     import onnxruntime
 
-    pixels = np.stack([probe.picture(model.card.input_size, seed) for seed in range(images)])
+    pixels = np.stack([running.picture(model.card.input_size, seed) for seed in range(images)])
     against = f"ONNX Runtime {onnxruntime.__version__} on {path.name}"
     proto, _ = source.read_source(path)
     transform = next((t for t in model.card.transforms if t.name == "import:onnx"), None)
@@ -57,8 +58,8 @@ def _same_contract(proto: onnx.ModelProto, model: Model, pixels: Array) -> list[
     reason = "the same graph"
     checks = []
     for name in (BOXES, SCORES):
-        one = probe.run(proto, {IMAGES: pixels[:1]}, [name])[name]
-        two = probe.run(model.proto, {IMAGES: pixels[:1]}, [name])[name]
+        one = running.run(proto, {IMAGES: pixels[:1]}, [name])[name]
+        two = running.run(model.proto, {IMAGES: pixels[:1]}, [name])[name]
         checks.append(Check(name, _gap(one, two), _BOXES if name == BOXES else _SCORES, reason))
     return checks
 
@@ -77,8 +78,8 @@ def _same_head(
         batch = np.stack([one] * max(fixed, image.batch or 1, 1))
         feed = {image.name: feed_of(batch, pixel_format)} | _side_feeds(proto, model)
         names = {name: _there(proto, name) for name in wanted}
-        found = probe.run(proto, feed, list(dict.fromkeys(names.values())))
-        inside = probe.run(model.proto, {IMAGES: batch}, [*wanted, BOXES, SCORES])
+        found = running.run(proto, feed, list(dict.fromkeys(names.values())))
+        inside = running.run(model.proto, {IMAGES: batch}, [*wanted, BOXES, SCORES])
         for name in wanted:
             theirs.setdefault(name, []).append(found[names[name]])
         for name, value in inside.items():

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from boxwright._version import __version__
-from boxwright.card import ModelCard, Nms, SourceFile, Transform
+from boxwright.card import ModelCard, SourceFile, Transform
 from boxwright.errors import ImportFailedError
 from boxwright.files import printable, sha256_file
+from boxwright.importers.families import FAMILIES
 from boxwright.importers.names import asked_names, numbered_names
 from boxwright.importers.pytorch.checkpoint import Checkpoint, looks_like_torch
 from boxwright.importers.pytorch.modules import Module
@@ -30,15 +31,6 @@ from boxwright.importers.registry import (
 )
 from boxwright.model import IMAGES, Model
 
-# What the networks of these checkpoints are fed and how their candidates are chosen, as
-# their programs' documentation states it for detection (conf 0.25; iou 0.45 for YOLOv5
-# and 0.7 from v8 on; one class for each box).
-_PAD_VALUE = 114
-_SCORE_THRESHOLD = 0.25
-_NMS = {
-    "yolov5": Nms("iou", iou_threshold=0.45, multi_label=False),
-    "yolov8": Nms("iou", iou_threshold=0.7, multi_label=False),
-}
 # Networks with a level of stride 64 (P6) were trained at 1280 pixels, the others at 640.
 _DEFAULT_SIZES = {64: 1280}
 _DEFAULT_SIZE = 640
@@ -100,8 +92,8 @@ class PytorchImporter:
             MissingExtraError: PyTorch is not installed.
             ImportFailedError: The file has no modules, only tensors.
         """
-        from boxwright.importers.onnx.probe import run
         from boxwright.importers.pytorch.twin import verify
+        from boxwright.importers.running import run
 
         if not looks_like_safetensors(request.weights):
             with Checkpoint(request.weights) as checkpoint:
@@ -132,14 +124,17 @@ def _import_yolo(request: ImportRequest, checkpoint: Checkpoint) -> Model:
             f"the network's largest stride, got {size[0]}x{size[1]} (height x width)"
         )
     names = _class_names(request, chosen.module, network.classes)
+    conventions = FAMILIES[network.family]
     graph, decoded = write_network(network, size, request.progress)
     card = _card(
         request,
         family=_family(chosen.module, network),
         class_names=names,
         input_size=size,
-        resize=request.resize or "letterbox",
-        nms=_NMS[network.family],
+        resize=request.resize or conventions.resize,
+        pad_value=conventions.pad_value,
+        score_threshold=conventions.score_threshold,
+        nms=conventions.nms,
         heads=decoded.heads,
         licence=request.licence or _licence(chosen),
         transforms=(_transform(request, _effect(chosen, network)),),
@@ -192,8 +187,6 @@ def _card(request: ImportRequest, **facts: Any) -> ModelCard:
     return ModelCard(
         name=printable(path.stem),
         interpolation=request.interpolation or "opencv",
-        pad_value=_PAD_VALUE,
-        score_threshold=_SCORE_THRESHOLD,
         source_format="pytorch",
         source_files=(source,),
         **facts,

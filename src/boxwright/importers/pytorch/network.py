@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from boxwright.graph.builder import GraphBuilder
 from boxwright.graph.heads import Anchors, Decoded, Distances, Raw, decode
-from boxwright.graph.pixels import PixelFormat, add_pixels
+from boxwright.graph.pixels import add_pixels
+from boxwright.importers.families import FAMILIES
 from boxwright.importers.pytorch.blocks import write_block, write_concat
 from boxwright.importers.pytorch.modules import Module
 from boxwright.importers.pytorch.records import Tensor
@@ -123,7 +124,7 @@ def write_network(
     """
     graph = GraphBuilder(network.family)
     graph.images(*size)
-    image = Value(add_pixels(graph, PixelFormat()), 3, *size)
+    image = Value(add_pixels(graph, FAMILIES[network.family].pixels), 3, *size)
     writer = Writer(graph, network.numbers)
     values: list[Value] = []
     for i, layer in enumerate(network.layers):

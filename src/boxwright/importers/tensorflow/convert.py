@@ -19,6 +19,7 @@ from boxwright.graph.builder import GraphBuilder
 from boxwright.graph.heads import Raw, decode
 from boxwright.graph.pixels import PixelFormat, add_pixels
 from boxwright.importers.names import asked_names, numbered_names
+from boxwright.importers.options import KNOWN as KNOWN_OF_HEADS
 from boxwright.importers.registry import ImportRequest, check_options
 from boxwright.importers.tensorflow import ops_math, ops_shape, ops_spatial
 from boxwright.importers.tensorflow.detection import (
@@ -42,8 +43,6 @@ _GAPS = ("", "???", "n/a", "background")
 
 def load(request: ImportRequest, network: Network) -> Model:
     """Convert what was read; see :meth:`TensorFlowImporter.load`."""
-    from boxwright.importers.onnx.options import KNOWN as KNOWN_OF_HEADS
-
     check_options(request, {**KNOWN_OF_HEADS, **KNOWN})
     if len(network.inputs) != 1:
         raise refusal(network.path, f"expected one input, got {len(network.inputs)}")

@@ -20,7 +20,7 @@ from boxwright.files import printable
 from boxwright.graph.builder import GraphBuilder
 from boxwright.graph.pixels import add_pixels
 from boxwright.importers.names import asked_names, numbered_names
-from boxwright.importers.registry import ImportRequest
+from boxwright.importers.registry import ImportRequest, choose
 from boxwright.importers.tensorflow.convert import OPERATIONS, input_size, record, source_files
 from boxwright.importers.tensorflow.lowering import Lowering, Tensor
 from boxwright.importers.tensorflow.network import Network, refusal, short
@@ -89,10 +89,8 @@ def _output_names(network: Network) -> list[str]:
 
 
 def _as_onnx(request: ImportRequest, made: str, origin: str) -> Model:
-    from boxwright.importers.onnx import IMPORTER
-
     try:
-        return IMPORTER.load(request)
+        return choose(request, "onnx").load(request)
     except ImportFailedError as error:
         # The file it speaks of is gone when the message is read.
         raise ImportFailedError(str(error).replace(made, origin)) from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 import numpy as np
 
 from boxwright.errors import ImportFailedError, ModelError
 from boxwright.graph.pixels import PixelFormat
+from boxwright.importers.options import numbers
 from boxwright.importers.registry import ImportRequest
 from boxwright.importers.tensorflow.network import Network, refusal, short
 
@@ -72,25 +72,6 @@ def keeps_quantization(request: ImportRequest) -> bool:
     if word not in ("keep", "drop"):
         raise ImportFailedError(f"option quantization must be keep or drop, got {word[:40]!r}")
     return word == "keep"
-
-
-def numbers(name: str, value: Any) -> tuple[float, ...]:
-    """Numbers parted by commas; ``1/255`` is one too.
-
-    Raises:
-        ImportFailedError: They are no numbers.
-    """
-    try:
-        words = value if isinstance(value, (list, tuple)) else str(value).split(",")
-        found = []
-        for word in map(str, words):
-            above, _, below = word.partition("/")
-            found.append(float(above) / float(below or 1))
-        return tuple(found)
-    except (ValueError, ZeroDivisionError):
-        raise ImportFailedError(
-            f"option {name} must be numbers parted by commas, got {str(value)[:60]!r}"
-        ) from None
 
 
 def pixel_format(request: ImportRequest, network: Network) -> PixelFormat:

@@ -88,8 +88,8 @@ def _run(
 ) -> dict[str, np.typing.NDArray[np.float32]]:
     import onnx
 
-    from boxwright.importers.onnx import probe
+    from boxwright.importers.running import run
 
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    return probe.run(proto, {IMAGES: pixels}, names)
+    return run(proto, {IMAGES: pixels}, names)

@@ -1,4 +1,8 @@
-"""Options of this format: what is written on the command line, as numbers and words."""
+"""Options about heads and pixels, as ``--option`` has them: text, read as numbers and words.
+
+They say what the graph's own words are (:mod:`boxwright.graph.heads`,
+:mod:`boxwright.graph.pixels`), so every format whose files leave that open reads them here.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +41,15 @@ _Record = TypeVar("_Record", Head, PixelFormat)
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:
-    """Numbers parted by commas; ``1/255`` is one too.
+    """Numbers parted by commas, or as a list; ``1/255`` is one too.
 
     Raises:
         ImportFailedError: They are no numbers.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return (float(value),)
     try:
         found = []
-        for word in str(value).split(","):
-            above, _, below = word.partition("/")
+        for word in value if isinstance(value, (list, tuple)) else str(value).split(","):
+            above, _, below = str(word).partition("/")
             found.append(float(above) / float(below or 1))
         return tuple(found)
     except (ValueError, ZeroDivisionError) as error:

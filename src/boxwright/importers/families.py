@@ -1,7 +1,18 @@
 """What each family of detectors is fed and how it is suppressed, where a file does not say.
 
 These are the conventions of the repositories that train and export them; each names its
-source. They hold for weights trained as published: options override every one.
+source. They hold for weights trained as published: options override every one. A network
+gets the same whatever file it comes in, so every importer takes them from here.
+
+Suppression is that of a family's *detection* program, for a card is about putting a
+detector to work. Two families of programs differ in whether a candidate may count for
+several classes (:attr:`~boxwright.card.Nms.multi_label`):
+
+- YOLOv5 to v9, v11 and YOLOX give a candidate its best class. All but YOLOX do otherwise
+  in their *validation*, because it raises AP (ultralytics/yolov5, pull request 2252: one
+  label when detecting, several when validating); evaluation can be told to
+  (``boxwright eval --multi-label``).
+- SSD, RetinaNet, NanoDet and PP-PicoDet suppress class by class: several.
 """
 
 from __future__ import annotations
@@ -16,6 +27,7 @@ from boxwright.graph.pixels import PixelFormat
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _NONE = Nms(kind="none", multi_label=False)
+_BEST_CLASS = Nms(multi_label=False)
 
 
 @dataclass(frozen=True)
@@ -51,13 +63,18 @@ _NANODET = PixelFormat(
 )
 
 _TABLE = (
-    Family("yolov5", "YOLOv5, anchors and objectness", source=_ULTRALYTICS),
-    Family("yolov6", "YOLOv6", source="meituan/YOLOv6"),
-    Family("yolov7", "YOLOv7, anchors and objectness", source="WongKinYiu/yolov7"),
+    Family("yolov5", "YOLOv5, anchors and objectness", nms=_BEST_CLASS, source=_ULTRALYTICS),
+    Family("yolov6", "YOLOv6", nms=_BEST_CLASS, source="meituan/YOLOv6"),
+    Family(
+        "yolov7",
+        "YOLOv7, anchors and objectness",
+        nms=_BEST_CLASS,
+        source="WongKinYiu/yolov7",
+    ),
     Family(
         "yolov8",
         "YOLOv8, v9, v11, v5u: no objectness",
-        nms=Nms(iou_threshold=0.7),
+        nms=Nms(iou_threshold=0.7, multi_label=False),
         source=_ULTRALYTICS,
     ),
     Family("yolov10", "YOLOv10, end to end", nms=_NONE, source="THU-MIG/yolov10"),
@@ -65,6 +82,7 @@ _TABLE = (
         "yolox",
         "YOLOX",
         PixelFormat("bgr", scale=1.0),
+        nms=_BEST_CLASS,
         source="Megvii-BaseDetection/YOLOX, demo/ONNXRuntime",
     ),
     Family(

@@ -168,7 +168,7 @@ def _rounded_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """As a Q/DQ pair gives them: halves to even, one scale for each output channel."""
     scales = weight_scales(weights).reshape(-1, *[1] * (weights.ndim - 1))
     levels = np.clip(np.rint(weights / scales), -LEVELS - 1, LEVELS)
-    return (levels * scales).astype(np.float32)
+    return np.asarray(levels * scales, np.float32)
 
 
 def _drop_unread(proto: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> None:

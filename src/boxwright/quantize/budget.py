@@ -2,7 +2,7 @@
 
 1. Every layer that may be in INT8 is, with each way to choose ranges; the best is gone on
    with. One calibration serves them all.
-2. Biases are corrected, where asked for; kept if it helps.
+2. Biases are corrected, where asked for or where the budget is missed; kept if it helps.
 3. Where the budget is still missed, layers are put in order by what they do to the heads
    alone (:mod:`.sensitivity`), and the shortest beginning of that order which meets the
    budget in float is found by bisection.
@@ -132,7 +132,7 @@ def search(
     max_drop: float | None,
     *,
     variants: Sequence[Variant] = ALL_METHODS,
-    bias: bool = False,
+    bias: bool | None = None,
     heads: Callable[[], HeadReference] | None = None,
     heads_key: str = "",
     measurements: Measurements | None = None,
@@ -148,7 +148,8 @@ def search(
         objective: Measures them.
         max_drop: Most points that may be lost; ``None`` takes the variant that loses least.
         variants: The ways to choose ranges, tried in order.
-        bias: Try correcting biases.
+        bias: Try correcting biases: always, never, or (``None``) where the budget is missed
+            without.
         heads: Gives the float model's heads on a few images, for the order of layers;
             without it, layers are not searched.
         heads_key: Tells these images from others.
@@ -213,7 +214,7 @@ class _Search:
             "variant": "float",
         }
         self.float_value = measurements.value(
-            key, lambda: objective.measure(workshop.model, progress=progress)
+            key, lambda: objective.measure(workshop.model, progress=self._inside)
         )
         self._told(1)
         self.candidates: list[Candidate] = []
@@ -228,13 +229,14 @@ class _Search:
         whole = [item for item in self.candidates if not item.variant.keep]
         return min(whole, key=lambda item: item.drop)
 
-    def choose_ranges(self, variants: Sequence[Variant], bias: bool) -> None:
+    def choose_ranges(self, variants: Sequence[Variant], bias: bool | None) -> None:
         """All layers in INT8: which ranges, and whether biases are corrected."""
         # Until layers have to be searched, this is all there is to do.
-        self._expected = 1 + len(variants) + bias
+        self._expected = 1 + len(variants) + bool(bias)
         for variant in variants:
             self.evaluate("ranges", variant)
-        if bias and self._workshop.can_correct:
+        wanted = self.best.ok is False if bias is None else bias
+        if wanted and self._workshop.can_correct and self._room():
             self.evaluate("bias correction", replace(self.best.variant, bias=True))
 
     def choose_layers(self, order: Sequence[LayerGroup]) -> None:
@@ -296,15 +298,24 @@ class _Search:
 
     def _measure(self, variant: Variant) -> float:
         model = self._workshop.make(variant, self._progress).model
-        return self._objective.measure(model, progress=self._progress)
+        return self._objective.measure(model, progress=self._inside)
 
     def _room(self) -> bool:
         self.exhausted = self._done >= self._most
         return not self.exhausted
 
-    def _told(self, done: int) -> None:
+    def _inside(self, stage: str, done: int, total: int | None) -> None:
+        """Progress of one evaluation, as a part of that of all."""
+        self._told(self._done, done if total else 0)
+
+    def _told(self, done: int, images: int = 0) -> None:
         self._done = done
-        self._progress("candidates measured", done, max(self._expected, done))
+        each = max(len(self._objective.images), 1)
+        self._progress(
+            "measure candidates, images",
+            done * each + min(images, each),
+            max(self._expected, done + bool(images)) * each,
+        )
 
     def result(self, groups: tuple[LayerGroup, ...]) -> BudgetResult:
         """What came out."""

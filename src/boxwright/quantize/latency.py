@@ -102,9 +102,7 @@ def load_precision(
     from boxwright import backends
 
     chosen: Precision = precision  # type: ignore[assignment]  # `load` checks it
-    return backends.load(
-        model, backend=backend, precision=chosen, device=device, progress=progress
-    )
+    return backends.load(model, backend=backend, precision=chosen, device=device, progress=progress)
 
 
 def measure_latency(

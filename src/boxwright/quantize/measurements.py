@@ -93,4 +93,6 @@ def _is_entry(entry: object) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("key"), dict):
         return False
     value = entry.get("value")
-    return type(value) in (int, float) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)

@@ -6,8 +6,8 @@
 3. Where the budget is still missed, layers are put in order by what they do to the heads
    alone (:mod:`.sensitivity`), and the shortest beginning of that order which meets the
    budget in float is found by bisection.
-4. From its end, layers are given back to INT8 one group after the other wherever the budget
-   holds without them; where time is left, single layers of groups too.
+4. Of these, layers are given back to INT8 wherever the budget holds without them, many at a
+   time, then fewer; at last single layers of groups too.
 
 Bisection takes it that more float layers lose less. AP on few images is not quite like that,
 so the set found is one from which no single group can be given back, not proven the
@@ -243,7 +243,7 @@ class _Search:
         """Keep the worst groups in float, as few as it takes."""
         base = self.best.variant
         bisection = math.ceil(math.log2(max(len(order), 2)))
-        self._expected = min(self._most, self._done + bisection + len(order) // 2)
+        self._expected = min(self._most, self._done + bisection + len(order))
         missing, enough = 0, len(order)
         while enough - missing > 1 and self._room():
             middle = (missing + enough) // 2
@@ -251,21 +251,33 @@ class _Search:
             missing, enough = (missing, middle) if found.ok else (middle, enough)
         if enough == len(order):
             return
-        held = list(order[:enough])
-        held = self._give_back(base, held)
+        held = self._give_back(base, list(order[:enough]))
         single = [LayerGroup((name,), group.sqnr) for group in held for name in group.layers]
         if len(single) > len(held):
             self._give_back(base, single)
 
     def _give_back(self, base: Variant, held: list[LayerGroup]) -> list[LayerGroup]:
-        """Without those groups whose layers need not be in float, from the least sensitive."""
-        for group in reversed(list(held)):
-            # The shortest beginning that meets the budget may be a single group: it is needed.
-            if len(held) == 1 or not self._room():
-                break
-            rest = [item for item in held if item is not group]
-            if self.evaluate("give back", replace(base, keep=_names(rest))).ok:
-                held = rest
+        """Without those groups that need not be in float, the least sensitive first.
+
+        Half of them at a time, then a quarter, and so on to single ones, as delta debugging
+        goes about it (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing
+        Input", 2002).
+        """
+        size = len(held) // 2
+        while size:
+            end = len(held)
+            while end > 0 and len(held) > 1:
+                start = max(end - size, 0)
+                rest = held[:start] + held[end:]
+                end = start
+                # Nothing at all in float is known to miss the budget.
+                if not rest:
+                    continue
+                if not self._room():
+                    return held
+                if self.evaluate("give back", replace(base, keep=_names(rest))).ok:
+                    held = rest
+            size //= 2
         return held
 
     def evaluate(self, step: str, variant: Variant) -> Candidate:

@@ -125,6 +125,11 @@ class Model:
         with atomic_write(path) as stream:
             stream.writelines(self.pieces())
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the graph rounds to integers between its layers (it has Q/DQ pairs)."""
+        return any(node.op_type == "QuantizeLinear" for node in self.proto.graph.node)
+
     def with_card(self, card: ModelCard) -> Model:
         """The same graph under another card."""
         return dataclasses.replace(self, card=card)

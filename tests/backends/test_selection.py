@@ -83,9 +83,9 @@ def test_building_from_an_engine_adds_a_plan(engine: Engine, machine: Machine) -
 def test_the_engine_given_is_left_alone(engine: Engine, machine: Machine, tmp_path: Path) -> None:
     before = engine.path.read_bytes()
     machine("sm87")
-    both = backends.build(engine, precision="int8", batch=(1, 2, 4), output=tmp_path / "y.bw")
+    both = backends.build(engine, precision="fp16", batch=(1, 2, 4), output=tmp_path / "y.bw")
     assert engine.path.read_bytes() == before
-    assert both.plans == ("fake_1_sm87_int8_b1-2-4", "fake_1_sm90_fp32_b1-1-16")
+    assert both.plans == ("fake_1_sm87_fp16_b1-2-4", "fake_1_sm90_fp32_b1-1-16")
 
 
 def test_of_several_that_fit_the_one_added_last_runs(engine: Engine) -> None:

@@ -297,6 +297,7 @@ def test_a_file_that_cannot_be_is_refused(model: Model, images: list[Path], tmp_
         (changed(sound, "maximum", 0, np.inf), "the range of"),
         (changed(sound, "maximum", 0, -1e9), "the range of"),
         (changed(sound, "exponent", 0, 99), "the range of"),
+        (changed(sound, "minimum", 1, 2 * sound["maximum"][1]), "the range of 'scores'"),
         ({**sound, "counts": sound["counts"][:1]}, "counts must be int64"),
         ({**sound, "counts": sound["counts"].astype(np.float64)}, "counts must be int64"),
         ({key: value for key, value in sound.items() if key != "zeros"}, "damaged"),
@@ -379,6 +380,12 @@ def test_a_finished_one_is_reused(
     some = calibrate(model, images, [CONV], cache=cache)
     assert runs == []
     assert list(some.statistics) == [CONV]
+    # And all of them are not among some.
+    other = tmp_path / "some.npz"
+    calibrate(model, images, [CONV], cache=other)
+    for tensors in (["scores"], None):
+        wanted = calibrate(model, images, tensors, cache=other)
+        assert list(wanted.statistics) == (tensors or list(first.statistics))
     assert not list(cache.parent.glob("*.lock"))
     monkeypatch.undo()
     assert content(some, tmp_path) == content(calibrate(model, images, [CONV]), tmp_path)

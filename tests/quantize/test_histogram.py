@@ -86,7 +86,7 @@ def test_more_values_than_are_counted_at_once() -> None:
 
 def test_more_equal_values_than_a_float32_counts() -> None:
     """OpenCV's counters are float32: they stop at 2**24."""
-    assert gather(np.full(20_000_000, 0.75, np.float32)).counts.max() == 20_000_000
+    assert gather(np.full(20_000_001, 0.75, np.float32)).counts.max() == 20_000_001
 
 
 def test_a_gathering_goes_on_from_a_result() -> None:

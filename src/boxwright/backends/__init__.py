@@ -10,7 +10,12 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boxwright.backends.options import DEFAULT_BACKEND, DEFAULT_BATCH, make_spec
+from boxwright.backends.options import (
+    DEFAULT_BACKEND,
+    DEFAULT_BATCH,
+    make_spec,
+    precision_for,
+)
 from boxwright.backends.registry import available, get, names
 from boxwright.errors import BackendUnavailableError, BuildError, NoPlanError
 from boxwright.progress import ProgressCallback, silent
@@ -46,7 +51,7 @@ def build(
         backend: Which runtime to build for; see :func:`available`. By default the
             engine's, or ONNX Runtime.
         precision: ``fp32``, ``fp16`` or ``int8``; the receipt says what each layer runs in.
-            By default the engine's, or ``fp32``.
+            By default the engine's; of a model ``int8`` where it is quantised, else ``fp32``.
         batch: Smallest, usual and largest batch; by default the engine's, or 1, 1, 16.
         device: ``auto``, ``cpu``, ``cuda:0``, ...
         options: Settings of that backend only.
@@ -68,7 +73,7 @@ def build(
             *(model, backend, precision, batch), device=device, options=options or {}
         )
         return _add_plan(model, _usable(name), spec, output, progress)
-    spec = make_spec(precision or "fp32", batch or DEFAULT_BATCH, device, options)
+    spec = make_spec(precision_for(model, precision), batch or DEFAULT_BATCH, device, options)
     model.check()
     return _usable(backend or DEFAULT_BACKEND).build(model, spec, output, progress)
 
@@ -124,7 +129,7 @@ def load(
             f"{opened.card.name} is a model, not an engine: running it compiles it, which "
             "must not be done here; build it first: boxwright build"
         )
-    spec = make_spec(precision or "fp32", DEFAULT_BATCH, device, options)
+    spec = make_spec(precision_for(opened, precision), DEFAULT_BATCH, device, options)
     return _usable(backend or DEFAULT_BACKEND).load(opened, spec, progress)
 
 
@@ -181,7 +186,9 @@ def _add_plan(
             f"backend {backend.name!r} compiles no plan that could be added to {engine.path}; "
             "it runs the model inside as it is"
         )
-    fingerprint, data, receipt = build_plan(backend, engine.model(), spec, progress)
+    model = engine.model()
+    precision_for(model, spec.precision)
+    fingerprint, data, receipt = build_plan(backend, model, spec, progress)
     # What it says of the file, the engine's own receipt says too.
     record = {name: v for name, v in receipt.items() if name not in ("schema", "sources")}
     combined = with_build(engine.receipt, record, fingerprint)

@@ -22,25 +22,21 @@ if TYPE_CHECKING:
 
     from boxwright.backends.base import Tensors
     from boxwright.card import ModelCard
-    from boxwright.model import Model
 
 # A float32 plan that is further from the plain graph than this computes something else.
 # Float noise measures 1e-7 to 1e-5 on trained and untrained detectors.
 MAX_NRMSE = 1e-2
 
 # A quantised graph rounds after every layer, and where a sum falls close to a half, two right
-# orders of adding round apart; that goes on through all layers. On noise, where all scores
-# are close to nothing, EfficientDet-Lite0's differ from the reference by an nrmse of 0.50
-# to 0.52, whether ONNX Runtime optimises it, runs it as it is, or OpenVINO does; in root mean
-# square that is 0.0004. So up to a step of 8 bits is let pass there, as long as the values
-# have something in common: those of another computation have an nrmse of 1 or more.
+# orders of adding round apart; that goes on through all layers. A backend may also round in
+# other places than the portable graph does. Boxes of trained networks differ by 0.02 to 0.05
+# on noise. Scores are close to nothing there: EfficientDet-Lite0's differ by an nrmse of 0.5,
+# yolo-fastest's by 1.5, which is 0.0004 in root mean square. So a step of 8 bits is let pass
+# where no value is larger than a step; where there are such, they must have something in
+# common: those of another computation have an nrmse of 1 or more.
+MAX_NRMSE_INT8 = 0.3
 QUANTISED_STEP = 1 / 256
 MAX_QUANTISED_NRMSE = 0.8
-
-
-def is_quantised(model: Model) -> bool:
-    """Whether a model's graph rounds to integers between its layers."""
-    return any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node)
 
 
 def sample_images(card: ModelCard, count: int = 1) -> NDArray[np.uint8]:
@@ -63,10 +59,12 @@ def compare_outputs(
         expected: The portable graph's outputs.
         got: The plan's outputs on the same images.
         plan: What it is, for the message: ``"ONNX Runtime's optimised graph"``.
-        limit: Largest normalised root-mean-square error of an output.
-        quantised: The graph rounds between its layers (:func:`is_quantised`): an output may
+        limit: Largest normalised root-mean-square error of an output; of a quantised
+            graph at least :data:`MAX_NRMSE_INT8`.
+        quantised: The graph rounds between its layers (:attr:`Model.quantized`): an output may
             also differ by :data:`QUANTISED_STEP` of its largest value (of 1, where that is
-            less) in root mean square, up to an nrmse of :data:`MAX_QUANTISED_NRMSE`.
+            less) in root mean square; where it holds more than that, up to an nrmse of
+            :data:`MAX_QUANTISED_NRMSE`. It may not be all the same where it should not.
 
     Returns:
         By output: ``max_abs``, ``nrmse`` (norm of the difference over the norm of the
@@ -83,7 +81,11 @@ def compare_outputs(
                 f"{plan} gives {shown} for {name!r}, and the model shape {list(values.shape)}"
             )
         found = _distance(values, got[name])
-        allowed = allowed_nrmse(values, limit) if quantised else limit
+        allowed = allowed_nrmse(values, max(limit, MAX_NRMSE_INT8)) if quantised else limit
+        if quantised and np.ptp(values) and not np.ptp(got[name]):
+            raise BuildError(
+                f"{plan} gives {got[name].flat[0]:g} for all of {name!r}, and the model does not"
+            )
         if found["nrmse"] > allowed or found["finiteness_differs"]:
             raise BuildError(
                 f"{plan} computes another {name!r} than the model: "
@@ -101,8 +103,11 @@ def allowed_nrmse(expected: NDArray[Any], limit: float) -> float:
         return limit
     step = QUANTISED_STEP * max(1.0, float(np.abs(values).max()))
     norm, error = float(np.linalg.norm(values)), step * math.sqrt(values.size)
-    # Where all is 0, the distance is the error itself.
-    return max(limit, min(error / norm, MAX_QUANTISED_NRMSE) if norm else error)
+    if norm <= error:
+        # On noise there may be no score above a step: rounding is then all there is to see.
+        # Where all is 0, the distance is the error itself.
+        return max(limit, error / norm if norm else error)
+    return max(limit, min(error / norm, MAX_QUANTISED_NRMSE))
 
 
 def _distance(expected: NDArray[Any], got: NDArray[Any]) -> Mapping[str, Any]:

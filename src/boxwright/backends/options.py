@@ -11,6 +11,8 @@ from boxwright.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from boxwright.model import Model
+
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_BATCH = (1, 1, 16)
 
@@ -51,6 +53,27 @@ def make_spec(
     if not isinstance(device, str) or not device:
         raise InputError(f"device must be a name such as 'auto' or 'cpu', got {device!r}")
     return BuildSpec(known, (sizes[0], sizes[1], sizes[2]), device, dict(options or {}))
+
+
+def precision_for(model: Model, asked: str | None) -> str:
+    """The precision to build a model in: what is asked for, where the model is made for it.
+
+    Raises:
+        InputError: INT8 is asked of a model in float, or anything else of one in INT8.
+    """
+    if asked is None:
+        return "int8" if model.quantized else "fp32"
+    if asked == "int8" and not model.quantized:
+        raise InputError(
+            f"{model.card.name} is not quantised, so it cannot be built in int8; quantise it "
+            "first: boxwright quantize"
+        )
+    if asked != "int8" and model.quantized and asked in get_args(Precision):
+        raise InputError(
+            f"{model.card.name} is quantised: its precision is int8, got {asked}; for {asked} "
+            "build the model that it was made from"
+        )
+    return asked
 
 
 def check_options(backend: str, options: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -47,7 +47,7 @@ class ReferenceBackend:
 
     def capabilities(self) -> Capabilities:
         """Float32 on the CPU."""
-        return {"precisions": ["fp32"], "devices": ["cpu"]}
+        return {"precisions": ["fp32", "int8"], "devices": ["cpu"]}
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """One for all machines, for there is no plan."""
@@ -343,8 +343,9 @@ def _along(values: Array, x: Array, axis: int) -> Array:
 
 def _check_spec(spec: BuildSpec) -> None:
     check_options("reference", spec.options, ())
-    if spec.precision != "fp32":
-        raise BuildError(f"backend reference builds precision fp32 only, got {spec.precision}")
+    # A quantised graph is computed as it says: rounded to integers, multiplied in float32.
+    if spec.precision == "fp16":
+        raise BuildError("backend reference builds precision fp32 or int8, got fp16")
     if spec.device not in ("auto", "cpu"):
         raise InputError(f"backend reference runs on the CPU only, got device {spec.device!r}")
 

@@ -376,7 +376,7 @@ def _bare(subject: Opened, running: str, device: str, threads: int) -> Bare:
         return _bare_tensorrt(subject, running, device)
     from boxwright.backends import get, spec_of
     from boxwright.backends.onnxruntime import OnnxRuntimeBackend
-    from boxwright.backends.options import make_spec
+    from boxwright.backends.options import make_spec, precision_for
     from boxwright.backends.selection import choose
 
     if device not in ("auto", "cpu"):
@@ -391,9 +391,10 @@ def _bare(subject: Opened, running: str, device: str, threads: int) -> Bare:
     assert isinstance(backend, OnnxRuntimeBackend)  # noqa: S101 - ours cannot be replaced
     choice = None if isinstance(subject, Model) else choose(subject, device="cpu")
     if isinstance(subject, Model) or choice is None or choice.backend != backend.name:
-        spec = make_spec("fp32", (1, 1, 16), "cpu", {})
-        plan = backend.compile(_portable(subject), spec).data
-        return BareOnnxRuntime(plan, subject.card, threads, "fp32")
+        model = _portable(subject)
+        spec = make_spec(precision_for(model, None), (1, 1, 16), "cpu", {})
+        plan = backend.compile(model, spec).data
+        return BareOnnxRuntime(plan, subject.card, threads, spec.precision)
     if choice.plan is not None:
         plan = subject.plan_bytes(choice.plan)
     else:
@@ -417,8 +418,10 @@ def _bare_tensorrt(subject: Opened, running: str, device: str) -> BareTensorRt:
 
 def _runs_as(opened: Opened, backend: str | None, device: str) -> tuple[str, str]:
     """Backend and precision that `backends.load` takes, or refuses."""
+    from boxwright.backends.options import precision_for
+
     if isinstance(opened, Model):
-        return backend or "onnxruntime", "fp32"
+        return backend or "onnxruntime", precision_for(opened, None)
     from boxwright.backends.selection import choose
 
     choice = choose(opened, backend, device=device)

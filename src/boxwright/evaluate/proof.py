@@ -116,13 +116,13 @@ def consistency_of(
 
 
 def precision_of(subject: Engine | Model, backend: str | None = None, device: str = "auto") -> str:
-    """What the engine's build that runs here computes in; a bare model's is fp32.
+    """What the engine's build that runs here computes in; of a model, what it would run in.
 
     ``tf32`` and ``bf16`` beside the precisions there are to ask for: a runtime may have been
     told to compute a float32 graph so.
     """
     if isinstance(subject, Model):
-        return "fp32"
+        return "int8" if subject.quantized else "fp32"
     from boxwright.backends import registry
     from boxwright.backends.plans import Fingerprint
     from boxwright.backends.selection import choose

@@ -83,9 +83,9 @@ def _compare(openvino: Any, model: Model, made: Path, seed: int) -> dict[str, fl
         BuildError: OpenVINO cannot run what it made, or computes something else.
     """
     from boxwright import backends
-    from boxwright.backends.comparison import allowed_nrmse, is_quantised
+    from boxwright.backends.comparison import allowed_nrmse
 
-    quantised = is_quantised(model)
+    quantised = model.quantized
     height, width = model.card.input_size
     random = np.random.default_rng(seed)
     worst: dict[str, float] = {}

@@ -19,7 +19,8 @@ from boxwright.ranges import with_ranges
 if TYPE_CHECKING:
     import onnx
 
-    from boxwright.quantize.calibration import Calibration, Method
+    from boxwright.quantize.calibration import Calibration
+    from boxwright.quantize.ranges import Method
 
 TRANSFORM = "quantize"
 
@@ -59,18 +60,13 @@ class Quantized:
         }
 
 
-def is_quantized(model: Model) -> bool:
-    """Whether a model has Q/DQ pairs."""
-    return any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node)
-
-
 def prepare(model: Model) -> Model:
     """The model with a name of its own for every node, which layers are known by.
 
     Raises:
         InputError: It is quantised already.
     """
-    if is_quantized(model):
+    if model.quantized:
         raise InputError(
             "this model is quantised already; give the float model that it was made from"
         )

@@ -138,8 +138,9 @@ def mse_amax(statistics: TensorStatistics) -> float:
     """The range with the least mean squared error, rounding and clipping together.
 
     Values count as spread evenly over their bin, and the error over a bin is integrated, so
-    steps finer than a bin are weighed as rightly as coarse ones. Every 8th bin's end is
-    tried, then all around the best.
+    steps finer than a bin are weighed as rightly as coarse ones. (Those of the first bin often
+    lie nearer zero, which adds the same error to every range of two bins a step or more.)
+    Every 8th bin's end is tried, then all around the best.
     """
     used = statistics.used_bins
     coarse = np.append(np.arange(1, used, _STRIDE), used)

@@ -16,7 +16,7 @@ from boxwright.errors import BoxwrightError, ImportFailedError
 from boxwright.importers import import_model
 from boxwright.importers.tensorflow.flatbuffer import Buffer, read_map
 from boxwright.importers.tensorflow.fold import dequantize, fold
-from boxwright.importers.tensorflow.graphdef import read_frozen
+from boxwright.importers.tensorflow.frozen import read_frozen
 from boxwright.importers.tensorflow.keras import check_config
 from boxwright.importers.tensorflow.proto import message
 from boxwright.importers.tensorflow.savedmodel import read_saved_model

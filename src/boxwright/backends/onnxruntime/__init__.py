@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import compare_outputs, is_quantised, sample_images
+from boxwright.backends.comparison import compare_outputs, sample_images
 from boxwright.backends.onnxruntime.lowering import lower_mish
+from boxwright.backends.onnxruntime.quantized import lower_quantized
 from boxwright.backends.onnxruntime.session import (
     OnnxRuntimeRunner,
     open_session,
@@ -34,6 +35,7 @@ from boxwright.errors import BackendUnavailableError, BuildError, EngineError
 from boxwright.extras import import_onnxruntime
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
+from boxwright.ranges import ranges_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,10 +68,10 @@ class OnnxRuntimeBackend:
         return None
 
     def capabilities(self) -> Capabilities:
-        """Float32 on the CPU, and on CUDA where the installed ONNX Runtime was built for it."""
+        """Float32 and INT8, on the CPU and, where ONNX Runtime was built for it, on CUDA."""
         providers = import_onnxruntime().get_available_providers()
         cuda = ["cuda"] if "CUDAExecutionProvider" in providers else []
-        return {"precisions": ["fp32"], "devices": ["cpu", *cuda]}
+        return {"precisions": ["fp32", "int8"], "devices": ["cpu", *cuda]}
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """Version, device, precision and batch; on a CPU its instruction sets too.
@@ -123,7 +125,7 @@ class OnnxRuntimeBackend:
         """
         _check_precision(spec)
         progress("optimise", 0, _STEPS)
-        data, mish = _serialise(model, lower=_on_cpu(spec.device))
+        data, lowered = _serialise(model, spec)
         plan = optimise(data, spec.options, spec.device)
         del data
         progress("compare with the plain graph", 1, _STEPS)
@@ -131,7 +133,7 @@ class OnnxRuntimeBackend:
         progress("summarise", 2, _STEPS)
         evidence = {
             "layers": _summarise(plan),
-            "lowered": {"mish": mish},
+            "lowered": lowered,
             "parity": {"against": "the portable graph, not optimised", "outputs": parity},
         }
         progress("optimise", _STEPS, _STEPS)
@@ -156,20 +158,29 @@ def _version() -> str:
 
 
 def _check_precision(spec: BuildSpec) -> None:
-    if spec.precision != "fp32":
+    if spec.precision == "fp16":
         raise BuildError(
-            f"backend onnxruntime builds precision fp32 only, got {spec.precision}; "
-            "its CPU kernels compute float32"
+            "backend onnxruntime builds precision fp32, and int8 of a quantised model, got "
+            "fp16; its CPU kernels compute float32"
         )
 
 
-def _serialise(model: Model, *, lower: bool) -> tuple[bytes, int]:
-    proto, mish = lower_mish(model.proto) if lower else (model.proto, 0)
-    return proto.SerializeToString(), mish
+def _serialise(model: Model, spec: BuildSpec) -> tuple[bytes, dict[str, int]]:
+    """The graph as it is given to ONNX Runtime, and how much of it was written otherwise."""
+    if not _on_cpu(spec.device):
+        return model.proto.SerializeToString(), {}
+    proto, mish = lower_mish(model.proto)
+    ranges = ranges_of(proto) if spec.precision == "int8" else {}
+    # A graph that somebody else quantised has its pairs where he wanted them.
+    if not ranges:
+        return proto.SerializeToString(), {"mish": mish}
+    before = len(proto.graph.node)
+    proto = lower_quantized(proto, ranges)
+    return proto.SerializeToString(), {"mish": mish, "q_dq_added": len(proto.graph.node) - before}
 
 
 def _open_model(model: Model, spec: BuildSpec) -> OnnxRuntimeRunner:
-    data, _ = _serialise(model, lower=_on_cpu(spec.device))
+    data, _ = _serialise(model, spec)
     settings = session_options(spec.options, optimise=True)
     return OnnxRuntimeRunner(open_session(data, settings, spec.device))
 
@@ -200,8 +211,7 @@ def plain_outputs(
     Raises:
         BuildError: ONNX Runtime refuses the graph, or it does not run.
     """
-    data, _ = _serialise(model, lower=False)
-    return _run_once(model, data, images, options, device)
+    return _run_once(model, model.proto.SerializeToString(), images, options, device)
 
 
 def _compare(model: Model, plan: bytes, spec: BuildSpec) -> dict[str, Any]:
@@ -210,7 +220,7 @@ def _compare(model: Model, plan: bytes, spec: BuildSpec) -> dict[str, Any]:
     expected = plain_outputs(model, images, spec.options, spec.device)
     got = _run_once(model, plan, images, spec.options, spec.device)
     return compare_outputs(
-        expected, got, plan="ONNX Runtime's optimised graph", quantised=is_quantised(model)
+        expected, got, plan="ONNX Runtime's optimised graph", quantised=model.quantized
     )
 
 

@@ -16,7 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import MAX_NRMSE, compare_outputs, is_quantised, sample_images
+from boxwright.backends.comparison import MAX_NRMSE, compare_outputs, sample_images
 from boxwright.backends.openvino.plan import PlanFile
 from boxwright.backends.openvino.runner import OpenVinoRunner
 from boxwright.backends.openvino.runtime import (
@@ -37,6 +37,7 @@ from boxwright.backends.plans import (
     check_contract,
     load_engine,
 )
+from boxwright.backends.quantized import with_unsigned_activations
 from boxwright.environment import cpu_architecture, cpu_features
 from boxwright.errors import BuildError, EngineError, MissingExtraError
 from boxwright.model import Model
@@ -80,7 +81,7 @@ class OpenVinoBackend:
 
     def capabilities(self) -> Capabilities:
         """What OpenVINO builds, and the devices it finds."""
-        return {"precisions": ["fp32"], "devices": list(available_devices())}
+        return {"precisions": ["fp32", "int8"], "devices": list(available_devices())}
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """Version, device, precision and batch; on a CPU its instruction sets too.
@@ -152,10 +153,10 @@ class OpenVinoBackend:
 
 
 def _check_precision(spec: BuildSpec) -> None:
-    if spec.precision != "fp32":
+    if spec.precision == "fp16":
         raise BuildError(
-            f"backend openvino builds precision fp32 only, got {spec.precision}; a processor "
-            "with bfloat16 can be told to compute in it: option inference_precision=bf16"
+            "backend openvino builds precision fp32, and int8 of a quantised model, got fp16; a "
+            "processor with bfloat16 can be told to compute in it: option inference_precision=bf16"
         )
 
 
@@ -169,7 +170,8 @@ def _compile(model: Model, spec: BuildSpec) -> tuple[dict[int, Any], tuple[str, 
     device = find_device(spec.device)
     chosen = properties(asked, device)
     names = tuple(value.name for value in model.proto.graph.output)
-    data = model.proto.SerializeToString()
+    proto = with_unsigned_activations(model.proto) if model.quantized else model.proto
+    data = proto.SerializeToString()
     compiled = {}
     try:
         network = core().read_model(data)
@@ -241,7 +243,7 @@ def _compare(model: Model, runner: OpenVinoRunner, spec: BuildSpec) -> dict[str,
             runner.only(size).infer({name: images}),
             plan=f"OpenVINO's compiled model for batch {size}",
             limit=_MAX_NRMSE_BF16 if lossy else MAX_NRMSE,
-            quantised=is_quantised(model),
+            quantised=model.quantized,
         )
         for size in runner.compiled
     ]

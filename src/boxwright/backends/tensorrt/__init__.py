@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import compare_outputs, is_quantised, sample_images
+from boxwright.backends.comparison import compare_outputs, sample_images
 from boxwright.backends.plans import Fingerprint, Plan, build_engine, load_engine
 from boxwright.backends.tensorrt.compatibility import (
     Target,
@@ -204,7 +204,7 @@ class TensorRtBackend:
             got,
             plan=f"{library.backend}'s plan",
             limit=limit,
-            quantised=is_quantised(model),
+            quantised=model.quantized,
         )
         return {"against": "the portable graph on ONNX Runtime's CPU kernels", "outputs": outputs}
 

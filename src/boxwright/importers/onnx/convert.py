@@ -164,12 +164,14 @@ def _settle_batch(foreign: Foreign, inner: tuple[str, ...], origin: str) -> None
         foreign.notes["batch"] = f"fixed at {image.batch} by its exporter"
         return
     single = running.run(foreign.proto, _feed(image, 1), outputs)
-    candidate = surgery.free_batch(foreign.proto, image.name)
-    reason = _batch_differs(candidate, image, single, outputs)
-    if reason is None:
-        foreign.proto = candidate
-        foreign.tensors = running.run(candidate, _feed(image, 2), outputs)
-        return
+    reason: str | None = None
+    for reshapes in (False, True) if image.batch is None else (True,):
+        candidate = surgery.free_batch(foreign.proto, image.name, reshapes=reshapes)
+        reason = _batch_differs(candidate, image, single, outputs)
+        if reason is None:
+            foreign.proto = candidate
+            foreign.tensors = running.run(candidate, _feed(image, 2), outputs)
+            return
     _LOGGER.warning("%s takes one image at a time: with two, %s", origin, reason)
     foreign.batch, foreign.tensors = 1, single
     foreign.notes["batch"] = f"1, because with two images {reason}"

@@ -123,12 +123,18 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def free_batch(proto: onnx.ModelProto, image: str) -> onnx.ModelProto:
+def free_batch(proto: onnx.ModelProto, image: str, *, reshapes: bool = True) -> onnx.ModelProto:
     """A copy whose first extent is free: input, outputs, and shapes that Reshape is given.
 
     Exporters write the batch of 1 they saw as a number into the shapes of Reshape. A 0
     there keeps whatever the extent is. Whether that was the batch is for the caller to see,
     by running both.
+
+    Args:
+        proto: The graph.
+        image: Its input of images.
+        reshapes: Change those shapes; a graph whose exporter left the batch free needs no
+            change, and a 1 in it may be the first extent of a grid.
     """
     import onnx as library
 
@@ -144,7 +150,7 @@ def free_batch(proto: onnx.ModelProto, image: str) -> onnx.ModelProto:
     made = {node.output[0]: node for node in graph.node if tensor_of_constant(node) is not None}
     changed: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type != "Reshape" or len(node.input) < 2:
+        if not reshapes or node.op_type != "Reshape" or len(node.input) < 2:
             continue
         source = node.input[1]
         tensor = known.get(source)

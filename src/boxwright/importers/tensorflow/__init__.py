@@ -79,7 +79,7 @@ def read_network(path: Path) -> Network:
         ImportFailedError: It is none of them, damaged, or cannot be converted.
         MissingExtraError: A Keras file needs TensorFlow, which is not installed.
     """
-    from boxwright.importers.tensorflow.graphdef import read_frozen
+    from boxwright.importers.tensorflow.frozen import read_frozen
     from boxwright.importers.tensorflow.keras import read_keras
     from boxwright.importers.tensorflow.savedmodel import read_saved_model
     from boxwright.importers.tensorflow.tflite import read_tflite

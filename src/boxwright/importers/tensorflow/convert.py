@@ -16,12 +16,13 @@ from boxwright.card import ModelCard, SourceFile, Transform
 from boxwright.errors import ImportFailedError, ModelError
 from boxwright.files import printable, sha256_file
 from boxwright.graph.builder import GraphBuilder
-from boxwright.graph.heads import Raw, decode
+from boxwright.graph.heads import Priors, Raw, decode
 from boxwright.graph.pixels import PixelFormat, add_pixels
 from boxwright.importers.names import asked_names, numbered_names
 from boxwright.importers.options import KNOWN as KNOWN_OF_HEADS
 from boxwright.importers.registry import ImportRequest, check_options
 from boxwright.importers.tensorflow import ops_math, ops_shape, ops_spatial
+from boxwright.importers.tensorflow.box_coder import find_box_coder
 from boxwright.importers.tensorflow.detection import (
     Ending,
     OpenCvText,
@@ -29,6 +30,7 @@ from boxwright.importers.tensorflow.detection import (
     post_process,
     rows_of,
 )
+from boxwright.importers.tensorflow.detection_api import ApiExport
 from boxwright.importers.tensorflow.lowering import Lowering, Tensor
 from boxwright.importers.tensorflow.network import Network, Node, refusal, short
 from boxwright.importers.tensorflow.options import KNOWN, keeps_quantization, pixel_format
@@ -49,6 +51,8 @@ def load(request: ImportRequest, network: Network) -> Model:
     rewrite(network)
     node = find_post_process(network)
     text = _text_beside(request)
+    if network.export is not None and not {"boxes", "scores"} & set(request.options):
+        return _Detector(request, network).load_export(network.export)
     if node is None and text is None:
         from boxwright.importers.tensorflow.foreign import load_foreign
 
@@ -92,6 +96,8 @@ def input_size(request: ImportRequest, network: Network) -> tuple[int, int]:
             network.path, f"expected an input of (N, H, W, 3), got {short(str(list(shape)))}"
         )
     own = shape[1:3]
+    if network.export is not None and network.export.preprocessor is not None and -1 in own:
+        own = network.export.preprocessor.size
     size = request.size or own
     if -1 in size:
         raise refusal(
@@ -116,29 +122,66 @@ class _Detector:
         self.builder = GraphBuilder(printable(request.weights.stem))
         self.kept = keeps_quantization(request)
         self.lowering = Lowering(network, self.builder, OPERATIONS, keep_quantization=self.kept)
-
-    def load(self, node: Node | None, text: Path | None) -> Model:
-        form = pixel_format(self.request, self.network)
+        self.form = pixel_format(request, network)
+        self.extent = np.array([self.size[1], self.size[0]] * 2, np.float64)
         self.builder.images(*self.size)
         for name in (BOXES, SCORES):
             self.builder.unique(name)  # so that no node of the file takes it
-        self._feed(add_pixels(self.builder, form))
+        self._feed(add_pixels(self.builder, self.form))
+
+    def load(self, node: Node | None, text: Path | None) -> Model:
+        """Convert a network with a node that decodes, or a text that describes that."""
         files = [self.request.weights]
         if node is not None:
             wanted = node.inputs[:2]
             self.lowering.run(wanted, self.request.progress)
             ending, fractions = post_process(self.network, node, self.lowering)
-            priors = fractions * np.array([self.size[1], self.size[0]] * 2, np.float64)
+            priors = fractions * self.extent
         else:
             assert text is not None  # noqa: S101  # load() has seen one of the two
             description = OpenCvText(text)
             ending, priors = self._described(description)
             files.append(text)
+        return self._finish(ending, priors, files)
+
+    def load_export(self, export: ApiExport) -> Model:
+        """Convert an export of the Object Detection API."""
+        coder = find_box_coder(self.network, export.boxes)
+        wanted = [coder.encodings, export.scores, coder.anchors]
+        self.lowering.run(wanted, self.request.progress)
+        anchors = self.lowering.tensor(coder.anchors)
+        scores = self.lowering.tensor(export.scores).shape
+        if anchors.data is None or anchors.data.size % 4 or len(scores) != 3:
+            raise refusal(self.network.path, "its anchors are no constants, or its scores no rows")
+        y1, x1, y2, x2 = anchors.data.reshape(-1, 4).astype(np.float64).T
+        fractions = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
+        y, x, h, w = coder.scales
+        ending = Ending(
+            boxes=coder.encodings,
+            scores=export.scores,
+            head=Priors(
+                classes=scores[2] - export.background,
+                activation="none",
+                background="first" if export.background else "none",
+                variances=(1 / x, 1 / y, 1 / w, 1 / h),
+                order="yxhw",
+            ),
+            nms=export.nms,
+            score_threshold=export.score_threshold,
+        )
+        return self._finish(ending, fractions * self.extent, [self.request.weights])
+
+    def _finish(self, ending: Ending, priors: NDArray[np.float64], files: list[Path]) -> Model:
         labels = self._labels(ending.head.classes)
         if labels.file is not None:
             files.append(labels.file)
         heads, tensors = self._decode(ending, priors, labels)
-        card = self._card(ending, labels, form, files, tensors)
+        known = self.network.output_names
+        if self.network.export is not None and known:
+            # A SavedModel gives out what its signature names, and that alone.
+            named = dict(zip(self.network.outputs, known, strict=True))
+            tensors = {ours: named[source] for ours, source in tensors.items() if source in named}
+        card = self._card(ending, labels, files, tensors)
         return Model(self.builder.model, dataclasses.replace(card, heads=heads))
 
     def _feed(self, pixels: str) -> None:
@@ -199,26 +242,30 @@ class _Detector:
         self,
         ending: Ending,
         labels: Labels,
-        form: PixelFormat,
         files: list[Path],
         tensors: dict[str, str],
     ) -> ModelCard:
         request, network = self.request, self.network
+        before = network.export.preprocessor if network.export is not None else None
+        # The Object Detection API and OpenCV's detectors are fed what was stretched, but for
+        # the API's networks that keep the aspect.
+        letterbox = before is not None and before.keeps_aspect
+        padded = None if before is None else before.pad
         threshold = ending.score_threshold
         return ModelCard(
             name=printable(request.weights.stem),
             family=network.description or "ssd",
             class_names=labels.names,
             input_size=self.size,
-            # The Object Detection API and OpenCV's detectors are fed what was stretched.
-            resize=request.resize or "stretch",
+            resize=request.resize or ("letterbox" if letterbox else "stretch"),
             interpolation=request.interpolation or "opencv",
             score_threshold=_SCORE_THRESHOLD if threshold is None else max(threshold, 0.25),
             nms=ending.nms,
             source_format="tensorflow",
             source_files=source_files(files),
             licence=request.licence or network.licence,
-            transforms=(record(request, self.lowering, form, tensors),),
+            pad_value=ModelCard.pad_value if padded is None else round(padded),
+            transforms=(record(request, self.lowering, self.form, tensors),),
         )
 
 

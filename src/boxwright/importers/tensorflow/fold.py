@@ -145,7 +145,10 @@ def _transpose(_: Attributes, inputs: list[Array]) -> list[Array]:
 
 
 def _concat(attributes: Attributes, inputs: list[Array]) -> list[Array]:
-    return [np.concatenate(inputs, axis=int(attributes["axis"]))]
+    if "axis" in attributes:
+        return [np.concatenate(inputs, axis=int(attributes["axis"]))]
+    *parts, axis = inputs
+    return [np.concatenate(parts, axis=int(axis.reshape(-1)[0]))]
 
 
 def _pack(attributes: Attributes, inputs: list[Array]) -> list[Array]:

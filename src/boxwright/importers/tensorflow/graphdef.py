@@ -1,4 +1,4 @@
-"""Reading of TensorFlow's graphs: frozen ``.pb`` files, and what a SavedModel holds.
+"""Reading of TensorFlow's graphs, which frozen ``.pb`` files and SavedModels hold.
 
 A node's input is ``name``, ``name:index`` or, inside of a function, ``name:output:index``;
 ``^name`` only orders and is left out. Calls of functions are replaced by what they do.
@@ -25,8 +25,6 @@ from boxwright.importers.tensorflow.network import (
     short,
     size_of,
 )
-from boxwright.importers.tensorflow.proto import parse
-from boxwright.importers.tensorflow.tflite import read_whole
 
 # DataType of types.proto, without references and what no detector computes with. Quantised
 # bytes (11 to 13, 15, 16) are the bytes.
@@ -58,16 +56,6 @@ _VALUES = {
 }
 # Operations that run what a file cannot hold, or change what is outside of it.
 _RUNS_CODE = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
-
-
-def read_frozen(path: Path) -> Network:
-    """Read a frozen graph.
-
-    Raises:
-        ImportFailedError: It is damaged, not frozen, or holds what cannot be converted.
-    """
-    graph = parse("GraphDef", read_whole(path), path)
-    return network_of(graph, path)
 
 
 def network_of(

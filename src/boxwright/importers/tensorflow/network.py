@@ -8,12 +8,15 @@ those of one image, and images are NHWC.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.errors import ImportFailedError
+
+if TYPE_CHECKING:
+    from boxwright.importers.tensorflow.detection_api import ApiExport
 
 Array = NDArray[Any]
 
@@ -100,6 +103,7 @@ class Network:
         labels: Class names that the file itself has, perhaps with gaps (empty or ``???``).
         licence: As the file states it.
         description: A name for the kind of network, as the file states it.
+        export: What an export of the Object Detection API says of its end.
         pixels: ``(mean, std)`` that the file says pixels are to be normalised with.
     """
 
@@ -112,6 +116,7 @@ class Network:
     labels: tuple[str, ...] = ()
     licence: str | None = None
     description: str | None = None
+    export: ApiExport | None = None
     pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def producers(self) -> dict[str, Node]:

@@ -12,9 +12,11 @@ from typing import Any
 
 from boxwright.errors import ImportFailedError
 from boxwright.importers.tensorflow.bundle import Bundle
+from boxwright.importers.tensorflow.detection_api import RAW_BOXES, RAW_SCORES, find_export
 from boxwright.importers.tensorflow.graphdef import network_of
 from boxwright.importers.tensorflow.inline import Inliner
 from boxwright.importers.tensorflow.network import Network, refusal, short
+from boxwright.importers.tensorflow.preprocessor import cut_preprocessor
 from boxwright.importers.tensorflow.proto import parse
 from boxwright.importers.tensorflow.tflite import read_whole
 
@@ -41,14 +43,25 @@ def read_saved_model(folder: Path) -> Network:
         raise refusal(path, "it holds no graph")
     meta = graphs[0]
     signature = _signature(meta, path)
+    preprocessor = cut_preprocessor(meta.graph_def, path)
     inliner = Inliner(meta.graph_def, path)
     # In the order of their names, for a map has none.
     names = sorted(signature.outputs)
-    graph, outputs = inliner.inlined([signature.outputs[name].name for name in names])
+    outputs = [signature.outputs[name].name for name in names]
+    if any(node.op == "NextIteration" for node in meta.graph_def.node):
+        # TensorFlow 1 writes loops as circles, and no functions.
+        graph = meta.graph_def
+    else:
+        graph, outputs = inliner.inlined(outputs)
+        graph.library.CopyFrom(meta.graph_def.library)
+    export = find_export(graph, dict(zip(names, outputs, strict=True)), path, preprocessor)
+    if export is not None:
+        names, outputs = [RAW_BOXES, RAW_SCORES], [export.boxes, export.scores]
     variables = _variables(meta, inliner, graph, folder, path)
     inputs = [tensor.name for tensor in signature.inputs.values()]
     network = network_of(graph, path, variables, outputs, inputs)
     network.output_names = names
+    network.export = export
     return network
 
 

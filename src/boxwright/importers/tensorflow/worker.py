@@ -129,10 +129,10 @@ def _run_saved(source: Path, fed: Any, names: tuple[str, ...]) -> tuple[Any, str
             source = Path(folder)
         loaded = tf.saved_model.load(str(source if source.is_dir() else source.parent))
         function = loaded.signatures["serving_default"]
-        (name,) = function.structured_input_signature[1]
+        ((name, fed_as),) = function.structured_input_signature[1].items()
         values: list[list[Any]] = [[] for _ in names]
         for one in fed:
-            found = function(**{name: tf.constant(one[None])})
+            found = function(**{name: tf.cast(one[None], fed_as.dtype)})
             for parts, output in zip(values, names, strict=True):
                 parts.append(found[output].numpy())
     return values, f"TensorFlow {tf.__version__}"

@@ -30,6 +30,8 @@ from boxwright.quantize.sensitivity import LayerGroup, measure_sensitivity, wors
 from boxwright.quantize.variants import Variant, Workshop
 
 if TYPE_CHECKING:
+    from boxwright.backends.base import Runner
+    from boxwright.model import Model
     from boxwright.quantize.objective import Objective
     from boxwright.quantize.quantizer import Quantized
 
@@ -80,6 +82,21 @@ class Candidate:
             "ok": self.ok,
             "seconds": round(self.seconds, 2),
         }
+
+
+@dataclass(frozen=True)
+class Place:
+    """A runtime that candidates are measured on.
+
+    Attributes:
+        name: For people.
+        key: Tells it from others that round otherwise.
+        load: Makes a quantised model ready to run.
+    """
+
+    name: str
+    key: str
+    load: Callable[[Model], Runner]
 
 
 @dataclass(frozen=True)
@@ -136,6 +153,7 @@ def search(
     heads: Callable[[], HeadReference] | None = None,
     heads_key: str = "",
     measurements: Measurements | None = None,
+    place: Place | None = None,
     most: int = DEFAULT_EVALUATIONS,
     progress: ProgressCallback = silent,
 ) -> BudgetResult:
@@ -154,6 +172,7 @@ def search(
             without it, layers are not searched.
         heads_key: Tells these images from others.
         measurements: What was measured before, and where to keep more.
+        place: What runs the candidates; by default they are computed as their graphs say.
         most: Evaluations at most; the search ends with the best it has.
         progress: Told of evaluations done, of at most how many.
 
@@ -173,7 +192,7 @@ def search(
             "`boxwright quantize --list` says why, layer by layer"
         )
     kept = measurements or Measurements()
-    work = _Search(workshop, objective, max_drop, kept, most, progress)
+    work = _Search(workshop, objective, max_drop, kept, place, most, progress)
     work.choose_ranges(variants, bias)
     groups: tuple[LayerGroup, ...] = ()
     if max_drop is not None and not work.best.ok and heads is not None:
@@ -198,12 +217,13 @@ class _Search:
         objective: Objective,
         max_drop: float | None,
         measurements: Measurements,
+        place: Place | None,
         most: int,
         progress: ProgressCallback,
     ) -> None:
         self._workshop, self._objective, self._max_drop = workshop, objective, max_drop
         self._measurements, self._most, self._progress = measurements, most, progress
-        self._objective_key = objective.key
+        self._objective_key, self._place = objective.key, place
         self._done = 0
         self._expected = most
         self._told(0)
@@ -289,6 +309,7 @@ class _Search:
             **self._workshop.key(variant),
             "measured": "objective",
             "objective": self._objective_key,
+            **({} if self._place is None else {"place": self._place.key}),
         }
         started = time.perf_counter()
         before = self._measurements.reused
@@ -310,7 +331,8 @@ class _Search:
 
     def _measure(self, variant: Variant) -> float:
         model = self._workshop.make(variant, self._progress).model
-        return self._objective.measure(model, progress=self._inside)
+        runner = None if self._place is None else self._place.load(model)
+        return self._objective.measure(model, runner, self._inside)
 
     def _room(self) -> bool:
         self.exhausted = self._done >= self._most
@@ -333,8 +355,9 @@ class _Search:
         """What came out."""
         best = self.best
         chosen = None if best.ok is False else best
+        name = self._objective.name
         return BudgetResult(
-            self._objective.name,
+            name if self._place is None else f"{name}, run by {self._place.name}",
             self.float_value,
             self._max_drop,
             chosen,

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from boxwright._version import __version__
 from boxwright.card import Transform
-from boxwright.errors import BackendUnavailableError, BoxwrightError, InputError
+from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.files import sha256_file
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
 from boxwright.quantize.budget import ALL_METHODS, BudgetResult, Place, search
 from boxwright.quantize.calibration import Calibration, calibrate
+from boxwright.quantize.comparison import compare_precisions
 from boxwright.quantize.latency import (
     INT8,
     Choice,
     Latency,
-    choose_precision,
     load_precision,
-    measure_latency,
     precisions_of,
 )
 from boxwright.quantize.legacy_ranges import ranges_from_cache
@@ -345,6 +344,11 @@ class _Job:
         latency = choice = None
         if quantized is not None and self.request.latency:
             latency, choice = self._compare(quantized, objective, budget)
+            if choice.precision != INT8:
+                self.notes.append(
+                    f"{choice.reason}. So the model handed out is the float one: build it with "
+                    f"--precision {choice.precision}"
+                )
         effect: dict[str, Any] = {
             **({} if budget is None else {"budget": budget.to_dict()}),
             **({} if latency is None else {"latency": latency.to_dict()}),
@@ -357,62 +361,33 @@ class _Job:
         given = quantized.model if hands_out and quantized is not None else self._refused(effect)
         return Outcome(given, quantized, calibration, budget, latency, choice, tuple(self.notes))
 
-    def _refused(self, effect: dict[str, Any]) -> Model:
-        """The float model, whose card says what was tried."""
-        step = Transform(REFUSED, {}, {"boxwright": __version__}, effect)
-        return self.model.with_card(self.model.card.with_transform(step))
-
     def _compare(
         self, quantized: Quantized, objective: Objective | None, budget: BudgetResult | None
     ) -> tuple[Latency, Choice]:
         """Every precision of the target: how fast, and what it loses there."""
-        target = self.request.target or ""
-        models = {
-            name: quantized.model if name == INT8 else self.model
-            for name in dict.fromkeys(("fp32", *precisions_of(target), INT8))
-        }
-        pixels = prepared(self.model, list(self._measured_images())[:1])
-        latency = measure_latency(
-            models,
-            target,
-            pixels=pixels,
+        known: dict[str, float] = {}
+        if self._place() is not None and budget is not None and budget.chosen is not None:
+            known[INT8] = budget.chosen.drop
+        compared = compare_precisions(
+            self.model,
+            quantized.model,
+            self.request.target or "",
+            prepared(self.model, list(self._measured_images())[:1]),
+            objective=objective,
+            float_value=None if budget is None else budget.float_value,
+            known=known,
+            max_drop=self.request.max_drop,
             device=self.request.device,
             seed=self.request.seed,
             progress=self.progress,
         )
-        drops = self._drops_on_target(models, latency, objective, budget)
-        choice = choose_precision(latency, drops, self.request.max_drop, seed=self.request.seed)
-        if choice.precision != INT8:
-            self.notes.append(
-                f"{choice.reason}. So the model that was written is the float one: build it "
-                f"with --precision {choice.precision}"
-            )
-        return latency, choice
+        self.notes.extend(compared.notes)
+        return compared.latency, compared.choice
 
-    def _drops_on_target(
-        self,
-        models: dict[str, Model],
-        latency: Latency,
-        objective: Objective | None,
-        budget: BudgetResult | None,
-    ) -> dict[str, float | None]:
-        """What each precision that runs loses on the target, against the float model."""
-        if objective is None or budget is None:
-            return {}
-        drops: dict[str, float | None] = {}
-        for name in latency.timed:
-            if name == INT8 and self._place() is not None and budget.chosen is not None:
-                drops[name] = budget.chosen.drop
-                continue
-            try:
-                runner = load_precision(
-                    models[name], latency.backend, name, self.request.device, self.progress
-                )
-                value = objective.measure(models[name], runner, self.progress)
-                drops[name] = budget.float_value - value
-            except BoxwrightError as error:
-                self.notes.append(f"{name} could not be measured on {latency.backend}: {error}")
-        return drops
+    def _refused(self, effect: dict[str, Any]) -> Model:
+        """The float model, whose card says what was tried."""
+        step = Transform(REFUSED, {}, {"boxwright": __version__}, effect)
+        return self.model.with_card(self.model.card.with_transform(step))
 
 
 def _with_effect(model: Model, effect: dict[str, Any]) -> Model:

@@ -269,8 +269,8 @@ class _Search:
             middle = (missing + enough) // 2
             found = self.evaluate("layers", replace(base, keep=_names(order[:middle])))
             missing, enough = (missing, middle) if found.ok else (middle, enough)
-        if enough == len(order):
-            return
+        # Where the layer that costs most is the last in the order, no beginning is enough but
+        # all of it, and giving back starts from there.
         held = self._give_back(base, list(order[:enough]))
         single = [LayerGroup((name,), group.sqnr) for group in held for name in group.layers]
         if len(single) > len(held):

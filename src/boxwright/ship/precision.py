@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boxwright.errors import BudgetMissedError
-from boxwright.evaluate.sampling import readable_sample
+from boxwright.errors import BudgetMissedError, ImageError, InputError
+from boxwright.images import load_image
 from boxwright.quantize.comparison import compare_precisions
 from boxwright.quantize.job import Outcome, Request, quantize_model
 from boxwright.quantize.objective import (
@@ -45,7 +47,7 @@ def choose(
     stated = settings.budgets.max_drop
     usual = DEFAULT_DROP if dataset is not None else DEFAULT_AGREEMENT_DROP
     max_drop = usual if stated is None else stated
-    sample = [path for path, _ in readable_sample(images, _MOST_IMAGES, settings.seed)[0]]
+    sample = _readable(images, _MOST_IMAGES if dataset is None else 1, settings.seed)
     if not settings.calibration or "int8" not in settings.precisions:
         return model, _floats(settings, model, dataset, sample, max_drop, progress)
     from boxwright.images import find_images
@@ -68,6 +70,26 @@ def choose(
         compared = _floats(settings, model, dataset, sample, max_drop, progress)
         return outcome.model, {**outcome.to_dict(), **compared, "notes": _missed(outcome)}
     return outcome.model, outcome.to_dict()
+
+
+def _readable(paths: Sequence[Path], count: int, seed: int) -> list[Path]:
+    """Up to `count` images drawn at random, in the order given; their pixels are not kept.
+
+    Raises:
+        InputError: Not one can be read.
+    """
+    order = list(range(len(paths)))
+    random.Random(seed).shuffle(order)  # noqa: S311 - not a secret
+    found: list[int] = []
+    for index in order:
+        if len(found) == count:
+            break
+        with contextlib.suppress(ImageError):
+            load_image(paths[index])
+            found.append(index)
+    if not found:
+        raise InputError(f"none of the {len(paths)} images can be read")
+    return [paths[index] for index in sorted(found)]
 
 
 def _insisted(outcome: Outcome) -> tuple[Model, dict[str, Any]]:

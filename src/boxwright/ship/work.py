@@ -262,14 +262,20 @@ def _of_chosen_int8() -> Tolerances:
     """For INT8 whose loss was measured and is within its budget.
 
     Runtimes round at other places than the graph says, and candidates near a threshold come
-    and go: YOLO-Fastest on OpenVINO, which loses 0.2 points of AP, has every seventh on one
-    side only, and scores 0.11 apart. Wider than that is a wrong layer, not rounding.
+    and go. Of models whose engine loses less than the budget, YOLOv4-tiny on ONNX Runtime is
+    0.18 (nrmse of scores) away from its graph, and every sixth detection is on one side
+    only; a wrong layer is 0.5 and more away. What the rounding costs, the budget has judged.
     """
     from boxwright.evaluate.tolerances import Tolerances
 
     usual = Tolerances.of_precision("int8")
     return dataclasses.replace(
-        usual, box=2 * usual.box, score=2 * usual.score, unmatched_share=5 * usual.unmatched_share
+        usual,
+        head_nrmse=3 * usual.head_nrmse,
+        output_nrmse=3 * usual.output_nrmse,
+        box=2 * usual.box,
+        score=2 * usual.score,
+        unmatched_share=5 * usual.unmatched_share,
     )
 
 

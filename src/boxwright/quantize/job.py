@@ -230,7 +230,7 @@ class _Job:
             )
         if request.bias and not request.calibration:
             raise InputError("correcting biases needs images: give --calibration too")
-        if request.max_drop is not None and self._measured_images() == []:
+        if request.max_drop is not None and not self._measured_images():
             raise InputError(
                 "a budget needs images to measure on: give --images, with --annotations or "
                 "without, or --calibration"

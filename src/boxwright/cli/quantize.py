@@ -107,7 +107,7 @@ _MOST_GROUPS = 10
 @click.option("-o", "--output", type=_FILE, help="The ONNX file to write.")
 @click.pass_obj
 def command(settings: Settings, /, model: Path, list_: bool, **options: Any) -> None:
-    """Quantise a model to INT8.
+    """Quantise a model to INT8, within a budget.
 
     MODEL is an ONNX file that `boxwright import` wrote, in float. The result is an ONNX
     file with Q/DQ pairs that every backend reads; build it with `--precision int8`. With

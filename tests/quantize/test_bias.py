@@ -74,7 +74,8 @@ def test_a_layer_is_compared_on_the_same_input(model: Model, quantized: Quantize
     x = tensor(model, layer.input, pixels).astype(np.float64)
 
     def rounded(value: NDArray[Any], step: Any) -> NDArray[Any]:
-        return np.clip(np.rint(value / step), -127, 127) * step
+        result: NDArray[Any] = np.clip(np.rint(value / step), -127, 127) * step
+        return result
 
     amax = quantized.amax[layer.input]
     xq = np.clip(np.rint(x / np.float32(amax / 127)), -128, 127) * np.float32(amax / 127)

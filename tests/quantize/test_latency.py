@@ -8,6 +8,7 @@ import pytest
 
 from boxwright.errors import InputError
 from boxwright.evaluate.timing import Summary
+from boxwright.progress import silent
 from boxwright.quantize.latency import Latency, Timed, choose_precision, measure_latency
 from tests.models import make_images, make_model
 
@@ -120,3 +121,26 @@ def test_too_few_rounds_are_refused() -> None:
         measure_latency(
             {"fp32": make_model()}, "onnxruntime", pixels=make_images(make_model(), 1), rounds=1
         )
+
+
+def test_what_each_precision_loses_is_measured_on_the_runtime() -> None:
+    """A broken INT8 model loses what the objective says, float loses nothing."""
+    from boxwright.quantize.comparison import compare_precisions
+    from tests.quantize.test_budget import Judge
+
+    class Asked(Judge):
+        def measure(self, model, runner=None, progress=silent):  # type: ignore[no-untyped-def]
+            ran.append(runner is not None)
+            return super().measure(model, runner, progress)
+
+    ran: list[bool] = []
+    model = make_model()
+    found = compare_precisions(
+        *(model, None, "onnxruntime", make_images(model, 1)),
+        objective=Asked(lambda _: 0.0),
+        max_drop=0.5,
+    )
+    assert ran == [False, True], "the float model as its graph says, then on the runtime"
+    assert found.choice.precision == "fp32"
+    assert {row["precision"]: row["drop"] for row in found.choice.tried}["fp32"] == 0.0
+    assert found.notes == ()

@@ -147,3 +147,17 @@ def _stand_in(seen: list[int]) -> Any:
         self._dataset = _as_labels(model, [], [])
 
     return make
+
+
+def test_a_backend_of_several_precisions_is_asked_which_is_faster(
+    material: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT, which has FP16 without any calibration."""
+    settings = settings_of(material, tmp_path, calibration=())
+    settings.__dict__["precisions"] = ("fp32", "fp16")
+    assert settings.fixed_precision is None
+    chosen(monkeypatch, "fp32", "FP32 is the fastest")
+    result = ship(settings)
+    assert [stage.name for stage in result.stages][1] == "precision"
+    assert result.summary["precision_reason"] == "FP32 is the fastest"
+    assert "How INT8 was decided" not in (tmp_path / "report.html").read_text()

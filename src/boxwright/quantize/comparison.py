@@ -13,7 +13,6 @@ from boxwright.quantize.latency import (
     Choice,
     Latency,
     choose_precision,
-    load_precision,
     measure_latency,
     precisions_of,
 )
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from boxwright.backends.base import Runner
     from boxwright.model import Model
     from boxwright.quantize.objective import Objective
 
@@ -73,22 +73,29 @@ def compare_precisions(
     names = dict.fromkeys(("fp32", *precisions_of(backend), INT8))
     models = {name: quantized if name == INT8 else model for name in names}
     runnable = {name: item for name, item in models.items() if item is not None}
-    latency = measure_latency(
-        runnable, backend, pixels=pixels, device=device, seed=seed, progress=progress
-    )
     drops: dict[str, float | None] = {}
-    notes = []
-    for name in latency.timed if objective is not None else ():
-        assert objective is not None  # noqa: S101 - for the type checker
-        if known and name in known:
-            drops[name] = known[name]
-            continue
+    notes: list[str] = []
+    reference = float_value
+
+    def examine(name: str, runner: Runner) -> None:
+        nonlocal reference
+        if objective is None or (known and name in known):
+            drops[name] = known[name] if known and name in known else None
+            return
         try:
-            if float_value is None:
-                float_value = objective.measure(model, progress=progress)
-            runner = load_precision(runnable[name], backend, name, device, progress)
-            drops[name] = float_value - objective.measure(runnable[name], runner, progress)
+            if reference is None:
+                reference = objective.measure(model, progress=progress)
+            drops[name] = reference - objective.measure(runnable[name], runner, progress)
         except BoxwrightError as error:
             notes.append(f"{name} could not be measured on {backend}: {error}")
+
+    latency = measure_latency(
+        *(runnable, backend),
+        pixels=pixels,
+        device=device,
+        seed=seed,
+        examine=examine,
+        progress=progress,
+    )
     choice = choose_precision(latency, drops, max_drop, seed=seed)
     return Compared(latency, choice, tuple(notes))

@@ -114,6 +114,7 @@ def measure_latency(
     rounds: int = DEFAULT_ROUNDS,
     seconds: float = DEFAULT_SECONDS,
     seed: int = 0,
+    examine: Callable[[str, Runner], None] = lambda precision, runner: None,
     progress: ProgressCallback = silent,
 ) -> Latency:
     """Time the network in several precisions, turn by turn.
@@ -130,6 +131,9 @@ def measure_latency(
         rounds: How many, 2 at least.
         seconds: Least measuring time for each precision.
         seed: Of the order of turns.
+        examine: Called with each precision and what runs it, when all are timed: building
+            some takes minutes, so what else is to be known of them is best asked then. It
+            may close the runner.
         progress: Told of rounds done.
 
     Raises:
@@ -143,6 +147,7 @@ def measure_latency(
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         runs: dict[str, Callable[[], object]] = {}
+        runners: dict[str, Runner] = {}
         for precision, model in models.items():
             try:
                 runner = load_precision(model, backend, precision, device, progress)
@@ -152,8 +157,10 @@ def measure_latency(
             except BoxwrightError as error:
                 failed[precision] = str(error)
                 continue
-            runs[precision] = run
+            runs[precision], runners[precision] = run, runner
         found = _take_turns(runs, rounds, seconds, seed, progress) if runs else {}
+        for precision, runner in runners.items():
+            examine(precision, runner)
     return Latency(backend, len(pixels), found, failed)
 
 

@@ -324,3 +324,49 @@ def test_images_are_prepared_as_detection_does(model: Model, images: list[Path])
     pixels = prepared(model, images[:2])
     assert pixels.shape == (2, *model.card.input_size, 3)
     assert pixels.dtype == np.uint8
+
+
+def test_a_measurement_belongs_to_everything_it_depends_on(
+    model: Model, images: list[Path], workshop: Workshop
+) -> None:
+    calibration = workshop.calibration
+    others = [
+        Workshop(model, calibrate(model, images[:3]), images=images, rules=_RULES),
+        Workshop(make_model(seed=1), calibrate(make_model(seed=1), images), rules=_RULES),
+        Workshop(model, calibration, images=images, rules=Rules(min_channels=1)),
+        Workshop(model, calibration, images=images, rules=_RULES, keep=[workshop.layers[0]]),
+    ]
+    variants = [
+        Variant(),
+        Variant("mse"),
+        Variant("percentile"),
+        Variant("percentile", 99.0),
+        Variant(keep=frozenset(workshop.layers[:1])),
+        Variant(bias=True),
+    ]
+    keys = [workshop.key(variant) for variant in variants]
+    keys += [other.key(Variant()) for other in others]
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+
+
+def test_measurements_of_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.json"
+    path.write_text('{"my": "notes"}')
+    with pytest.raises(InputError, match="something else is there"):
+        Measurements(path)
+    assert path.read_text() == '{"my": "notes"}'
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="something else is there"):
+        Measurements(path)
+
+
+def test_damaged_measurements_are_measured_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "measurements.json"
+    kept = Measurements(path)
+    assert kept.value({"a": 1}, lambda: 2.5) == 2.5
+    assert Measurements(path).get({"a": 1}) == 2.5
+    path.write_text(path.read_text().replace("2.5", '"much"'))
+    assert Measurements(path).get({"a": 1}) is None
+    assert "everything is measured again" in caplog.text

@@ -25,7 +25,8 @@ _FP32 = [10.0, 10.1, 9.9, 10.0, 10.2]
 _FP16 = [5.0, 5.1, 4.9, 5.0, 5.2]
 _INT8 = [3.0, 3.1, 2.9, 3.0, 3.2]
 _SLOW = [6.0, 6.1, 5.9, 6.0, 6.2]
-_SAME = [5.1, 5.0, 5.0, 4.9, 5.2]
+# A little faster in most rounds, slower in others.
+_SAME = [4.9, 5.0, 5.1, 4.9, 5.4]
 
 _CASES: list[tuple[dict[str, list[float]], Mapping[str, float | None], float | None, str, str]] = [
     # INT8 is faster than everything and within the budget.

@@ -214,6 +214,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
         item.value for item in first.budget.candidates
     ]
     assert second.budget.chosen.seconds == 0.0
+    assert second.model.to_bytes() == first.model.to_bytes(), "the same work, the same file"
 
 
 def _never(*_: object, **__: object) -> float:

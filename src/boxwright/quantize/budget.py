@@ -71,8 +71,8 @@ class Candidate:
     ok: bool | None
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def to_dict(self, *, times: bool = True) -> dict[str, Any]:
+        """JSON values; without `times`, the same for the same work."""
         return {
             "step": self.step,
             **self.variant.to_dict(),
@@ -80,7 +80,7 @@ class Candidate:
             "value": round(self.value, 4),
             "drop": round(self.drop, 4),
             "ok": self.ok,
-            "seconds": round(self.seconds, 2),
+            **({"seconds": round(self.seconds, 2)} if times else {}),
         }
 
 
@@ -129,16 +129,16 @@ class BudgetResult:
         """Whether a candidate meets the budget, or none was stated."""
         return self.chosen is not None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def to_dict(self, *, times: bool = True) -> dict[str, Any]:
+        """JSON values; without `times`, the same for the same work."""
         return {
             "objective": self.objective,
             "float_value": round(self.float_value, 4),
             "max_drop": self.max_drop,
             "met": self.met,
             "reason": self.reason,
-            "chosen": None if self.chosen is None else self.chosen.to_dict(),
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "chosen": None if self.chosen is None else self.chosen.to_dict(times=times),
+            "candidates": [candidate.to_dict(times=times) for candidate in self.candidates],
             "sensitivity": [group.to_dict() for group in self.sensitivity],
         }
 

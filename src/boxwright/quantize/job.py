@@ -350,7 +350,7 @@ class _Job:
                     f"--precision {choice.precision}"
                 )
         effect: dict[str, Any] = {
-            **({} if budget is None else {"budget": budget.to_dict()}),
+            **({} if budget is None else {"budget": budget.to_dict(times=False)}),
             **({} if latency is None else {"latency": latency.to_dict()}),
             **({} if choice is None else {"choice": choice.to_dict()}),
             **({"notes": list(self.notes)} if self.notes else {}),

@@ -9,9 +9,12 @@ images of the folders of ``--calibration``, which must not be those it is evalua
 
 Variants: ``fp32``, ``fp16`` (where the backend has it), ``int8`` (quantised as
 `boxwright quantize` does it for that backend), ``int8-METHOD`` (another calibration
-method), ``int8+RULE`` (another rule of placement: heads, all-channels, no-first,
-no-residual, no-depthwise, own-scales), and the peer ``static``:
-``onnxruntime.quantization.quantize_static`` as it is by default.
+method), ``int8+RULE`` (another rule of placement: heads, all-channels, first, no-first,
+no-residual, no-depthwise, own-scales), and the peers ``static``
+(``onnxruntime.quantization.quantize_static`` as it is by default), ``nncf``
+(``nncf.quantize`` on the ONNX graph, by default) and ``modelopt`` (NVIDIA Model Optimizer's
+``modelopt.onnx.quantization.quantize``), where they are installed. Peers calibrate on the same
+images, and the decoding is kept from them, as it is from us.
 
 Speed is the network alone: from GPU memory to GPU memory on TensorRT, from the host to the
 host elsewhere; the median of rounds in turns, and the ratio to the first variant.
@@ -43,6 +46,7 @@ from boxwright.images import find_images, load_image
 from boxwright.model import Model
 from boxwright.preprocess import Preprocessor
 from boxwright.quantize.calibration import Calibration, calibrate
+from boxwright.quantize.probing import choose_probe
 from boxwright.quantize.quantizer import quantize
 from boxwright.quantize.rules import Rules
 
@@ -50,6 +54,7 @@ SECONDS = 0.3
 RULES: dict[str, dict[str, Any]] = {
     "heads": {"heads": True},
     "all-channels": {"min_channels": 1},
+    "first": {"first": True},
     "no-first": {"first": False},
     "no-residual": {"residual": False},
     "no-depthwise": {"depthwise": False},
@@ -89,8 +94,48 @@ def static(model: Model, files: list[Path], scratch: Path) -> Model:
 
     source, target = scratch / "float.onnx", scratch / "static.onnx"
     model.save(source)
-    quantize_static(source, target, Reader())
+    quantize_static(source, target, Reader(), nodes_to_exclude=decoding(model))
     return Model(onnx.load(target), model.card)
+
+
+def decoding(model: Model) -> list[str]:
+    return [n.name for n in model.proto.graph.node if n.name.startswith(("decode/", "pre/"))]
+
+
+def nncf(model: Model, files: list[Path], scratch: Path) -> Model:
+    """Intel's NNCF on the ONNX graph."""
+    import nncf as library
+
+    preprocessor = Preprocessor(model.card)
+    images = [preprocessor.prepare(load_image(path))[0] for path in files]
+    data = library.Dataset(images, lambda image: {"images": image[None]})
+    ignored = library.IgnoredScope(names=decoding(model))
+    done = library.quantize(model.proto, data, ignored_scope=ignored, subset_size=len(images))
+    return Model(done, model.card)
+
+
+def modelopt(model: Model, files: list[Path], scratch: Path) -> Model:
+    """NVIDIA's Model Optimizer."""
+    import onnx
+    from modelopt.onnx.quantization import quantize as optimize
+
+    preprocessor = Preprocessor(model.card)
+    images = np.stack([preprocessor.prepare(load_image(path))[0] for path in files])
+    source, target = scratch / "float.onnx", scratch / "modelopt.onnx"
+    model.save(source)
+    optimize(
+        str(source),
+        quantize_mode="int8",
+        calibration_data={"images": images},
+        calibration_eps=["cpu"],
+        nodes_to_exclude=decoding(model),
+        high_precision_dtype="fp32",
+        output_path=str(target),
+    )
+    return Model(onnx.load(target), model.card)
+
+
+PEERS = {"static": static, "nncf": nncf, "modelopt": modelopt}
 
 
 def variant(
@@ -100,13 +145,16 @@ def variant(
     if given.backend.startswith("tensorrt"):
         options["optimization_level"] = given.level
     made, layers, precision = model, "", name
-    if name == "static":
-        made, layers, precision = static(model, files, scratch), "by ONNX Runtime", "int8"
+    if name in PEERS:
+        made, precision = PEERS[name](model, files, scratch), "int8"
+        pairs = sum(node.op_type == "DequantizeLinear" for node in made.proto.graph.node)
+        layers = f"{pairs} DequantizeLinear"
     elif name.startswith("int8"):
         rest, _, rule = name.partition("+")
         method: Any = rest.partition("-")[2] or "minmax"
         rules = dataclasses.replace(Rules.of_target(given.backend), **RULES.get(rule, {}))
-        result = quantize(model, calibration, method=method, rules=rules)
+        probe = choose_probe(model, files)
+        result = quantize(model, calibration, method=method, rules=rules, probe=probe)
         made, precision = result.model, "int8"
         layers = f"{len(result.placement.quantized)} of {len(result.placement.layers)}"
     batches = given.batches
@@ -198,7 +246,7 @@ def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
     for name in given.variants.split(","):
         try:
             subject = variant(name, model, calibration, files, given, scratch)
-        except boxwright.BoxwrightError as error:
+        except (boxwright.BoxwrightError, ImportError) as error:
             yield f"| {name} | | | | | {' '.join(str(error).split())[:200]} |"
             continue
         subjects.append(subject)

@@ -22,7 +22,9 @@ def moved(values: Any, deviation: float) -> Any:
 
 
 def compared(expected: Any, got: Any, quantised: bool) -> float:
-    found = compare_outputs({"y": expected}, {"y": got}, plan="it", quantised=quantised)
+    found = compare_outputs(
+        {"y": expected}, {"y": got}, plan="it", judged="int8" if quantised else "float"
+    )
     return float(found["y"]["nrmse"])
 
 

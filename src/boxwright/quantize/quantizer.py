@@ -11,6 +11,7 @@ from boxwright._version import __version__
 from boxwright.card import Transform
 from boxwright.errors import InputError
 from boxwright.model import Model
+from boxwright.probe import with_probe
 from boxwright.quantize.insert import insert
 from boxwright.quantize.placement import Placement, place
 from boxwright.quantize.rules import Rules
@@ -19,6 +20,7 @@ from boxwright.ranges import with_ranges
 if TYPE_CHECKING:
     import onnx
 
+    from boxwright.preprocess import Pixels
     from boxwright.quantize.calibration import Calibration
     from boxwright.quantize.ranges import Method
 
@@ -84,6 +86,7 @@ def quantize(
     percentile: float = 99.99,
     rules: Rules | None = None,
     keep: Collection[str] = (),
+    probe: Pixels | None = None,
 ) -> Quantized:
     """Quantise a model.
 
@@ -94,6 +97,8 @@ def quantize(
         percentile: Of the magnitudes, for the method of that name.
         rules: What may be quantised.
         keep: Layers that stay in float.
+        probe: A real image for the model to keep, uint8 ``(H, W, 3)`` of its size, on which
+            backends try what they built (:mod:`boxwright.probe`).
 
     Raises:
         InputError: The model is quantised already, `keep` names no layer, or the
@@ -104,6 +109,8 @@ def quantize(
     placement = place(named.proto, rules, keep)
     amax = _ranges(placement, calibration, method, percentile)
     proto = insert(named.proto, placement, amax)
+    if probe is not None:
+        with_probe(proto, probe)
     with_ranges(proto, {name: calibration.range(name) for name in calibration.statistics})
     transform = _transform(placement, calibration, method, percentile, rules, keep)
     result = Model(proto, model.card.with_transform(transform))

@@ -20,7 +20,10 @@ class Rules:
         min_channels: A convolution with fewer input or output channels than this stays in
             float, but for the network's first: TensorRT's INT8 kernels pad channels to
             multiples of 16 or 32, so that fewer gain nothing and still lose accuracy.
-        first: Quantise the first convolution, the one that reads the pixels.
+        first: Quantise the first convolution, the one that reads the pixels. TensorRT 8.6
+            computes something else then: the scale of the pixels and the rounding become
+            one layer, and yolov4-tiny's AP goes from 29.5 to 0.1
+            (``benchmarks/results/int8_tensorrt_h200.md``); nor is it faster.
         depthwise: Quantise convolutions whose groups have one channel.
         heads: Quantise the convolutions whose outputs are decoded into boxes and scores.
         residual: Quantise the branch that an addition joins to a convolution's output.
@@ -30,7 +33,7 @@ class Rules:
     """
 
     min_channels: int = 16
-    first: bool = True
+    first: bool = False
     depthwise: bool = True
     heads: bool = False
     residual: bool = True
@@ -48,4 +51,4 @@ class Rules:
         """
         if target not in TARGETS:
             raise InputError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
-        return cls() if target.startswith("tensorrt") else cls(min_channels=1)
+        return cls() if target.startswith("tensorrt") else cls(min_channels=1, first=True)

@@ -30,6 +30,7 @@ from boxwright.errors import (
     BuildError,
     EngineError,
     InputError,
+    ModelError,
     NoPlanError,
 )
 from boxwright.model import Model
@@ -49,12 +50,14 @@ T4 = ("Tesla T4", (7, 5))
 
 
 class Machine:
-    """What is installed, and the GPUs; `requests` are the builds that were made."""
+    """What is installed, and the GPUs; `requests` are the builds that were made, `given`
+    the models they were made from."""
 
     def __init__(self, version: str = "8.6.1", *gpus: tuple[str, tuple[int, int]]) -> None:
         self.version = version
         self.gpus = gpus or (A10,)
         self.requests: list[Request] = []
+        self.given: list[bytes] = []
         self.isolated: list[bool] = []
         self.streams: list[HostStream] = []
         self.plan: bytes | None = None
@@ -85,6 +88,7 @@ class Machine:
 
     def build(self, request: Request, model: bytes, progress: Any) -> Built:
         self.requests.append(request)
+        self.given.append(model)
         plan = json.dumps({"profiles": request.settings.profiles}).encode()
         return Built(self.plan or plan, {"tensorrt": {"build_seconds": 1.0}})
 
@@ -242,23 +246,51 @@ def test_without_a_gpu_nothing_runs(
             backend.load(make_model(), BuildSpec())
 
 
-@pytest.mark.parametrize(
-    ("version", "precisions"),
-    [("8.6.1", ["fp32", "fp16", "int8"]), ("10.9.0.34", ["fp32", "fp16", "int8"]), ("11.1", None)],
-)
-def test_capabilities(machine: Machine, version: str, precisions: list[str] | None) -> None:
+@pytest.mark.parametrize("version", ["8.6.1", "10.9.0.34", "11.1"])
+def test_capabilities(machine: Machine, version: str) -> None:
     machine.version, machine.gpus = version, (A10, H200)
     assert TensorRtBackend().capabilities() == {
-        "precisions": precisions or ["fp32"],
+        "precisions": ["fp32", "fp16", "int8"],
         "devices": ["cuda:0", "cuda:1"],
     }
-    if precisions is None:
-        with pytest.raises(BuildError, match=r"builds precision fp32 only, got fp16"):
-            TensorRtBackend().compile(make_model(), BuildSpec("fp16"))
     machine.gpus = ()
     found = TensorRtRtxBackend().capabilities()
     assert found["devices"] == []
     assert "there is no driver" in found["note"]
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "derived"),
+    [
+        ("8.6.1", "fp16", False),
+        ("10.9.0.34", "fp16", False),
+        ("11.1", "fp32", False),
+        ("11.1", "fp16", True),
+    ],
+)
+def test_where_types_come_from_the_graph_a_typed_one_is_built(
+    machine: Machine, version: str, precision: Any, derived: bool
+) -> None:
+    machine.version = version
+    model = make_model()
+    plan = TensorRtBackend().compile(model, BuildSpec(precision))
+    assert ("typed" in plan.evidence) == derived
+    (given,) = machine.given
+    assert (given == model.to_bytes()) != derived
+    # It is judged by the portable graph all the same.
+    assert plan.evidence["parity"]["outputs"]["boxes"]["nrmse"] == 0
+
+
+def test_a_model_without_a_typed_form_is_refused(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ModelError("the opset cannot be raised")
+
+    machine.version = "11.1"
+    monkeypatch.setattr("boxwright.graph.precision.to_half", refuse)
+    with pytest.raises(BuildError, match=r"no float16 form .*: the opset cannot be raised"):
+        TensorRtBackend().compile(make_model(), BuildSpec("fp16"))
 
 
 # Fingerprints

@@ -290,15 +290,3 @@ def test_settings_that_cannot_be_are_refused(
             options={"isolate": False, **options},
         )
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_precision_comes_from_the_graph_alone(tmp_path: Path, precision: Any) -> None:
-    with pytest.raises(BuildError, match=r"builds precision fp32 only, got .* whose graph has it"):
-        backends.build(
-            make_model(),
-            backend="tensorrt-rtx",
-            precision=precision,
-            output=tmp_path / "x.bw",
-        )
-    assert list(tmp_path.iterdir()) == []

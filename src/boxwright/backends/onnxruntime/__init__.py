@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import compare_outputs, sample_images
+from boxwright.backends.comparison import compare_outputs, judged_as, sample_images
 from boxwright.backends.onnxruntime.lowering import lower_mish
 from boxwright.backends.onnxruntime.quantized import lower_quantized
 from boxwright.backends.onnxruntime.session import (
@@ -216,11 +216,11 @@ def plain_outputs(
 
 def _compare(model: Model, plan: bytes, spec: BuildSpec) -> dict[str, Any]:
     """How far the plan's outputs are from the graph's, on one fixed random image."""
-    images = sample_images(model.card)
+    images = sample_images(model)
     expected = plain_outputs(model, images, spec.options, spec.device)
     got = _run_once(model, plan, images, spec.options, spec.device)
     return compare_outputs(
-        expected, got, plan="ONNX Runtime's optimised graph", quantised=model.quantized
+        expected, got, plan="ONNX Runtime's optimised graph", judged=judged_as(model)
     )
 
 

@@ -16,7 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import MAX_NRMSE, compare_outputs, sample_images
+from boxwright.backends.comparison import MAX_NRMSE, compare_outputs, judged_as, sample_images
 from boxwright.backends.openvino.plan import PlanFile
 from boxwright.backends.openvino.runner import OpenVinoRunner
 from boxwright.backends.openvino.runtime import (
@@ -234,7 +234,7 @@ def _compare(model: Model, runner: OpenVinoRunner, spec: BuildSpec) -> dict[str,
     from boxwright.backends.onnxruntime import plain_outputs
 
     name, extent = runner.inputs[0].name, runner.inputs[0].shape[0]
-    images = sample_images(model.card, extent or 1)
+    images = sample_images(model, extent or 1)
     expected = plain_outputs(model, images, {})
     lossy = check(spec.options, spec.device)["inference_precision"] != "f32"
     found = [
@@ -243,7 +243,7 @@ def _compare(model: Model, runner: OpenVinoRunner, spec: BuildSpec) -> dict[str,
             runner.only(size).infer({name: images}),
             plan=f"OpenVINO's compiled model for batch {size}",
             limit=_MAX_NRMSE_BF16 if lossy else MAX_NRMSE,
-            quantised=model.quantized,
+            judged=judged_as(model),
         )
         for size in runner.compiled
     ]

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from boxwright.backends.base import BuildSpec
-from boxwright.backends.comparison import compare_outputs, sample_images
+from boxwright.backends.comparison import compare_outputs, judged_as, sample_images
 from boxwright.backends.plans import Fingerprint, Plan, build_engine, load_engine
 from boxwright.backends.tensorrt.compatibility import (
     Target,
@@ -26,6 +26,7 @@ from boxwright.backends.tensorrt.library import Library, load_library
 from boxwright.backends.tensorrt.loaded import LoadedEngine
 from boxwright.backends.tensorrt.runner import TensorRtRunner
 from boxwright.backends.tensorrt.settings import Settings, read_settings
+from boxwright.backends.tensorrt.typed import typed
 from boxwright.backends.tensorrt.worker import build_isolated
 from boxwright.cuda.device import Gpu, device_number, find_gpu, gpu_count
 from boxwright.cuda.device import unavailable as gpu_unavailable
@@ -46,8 +47,11 @@ if TYPE_CHECKING:
     from boxwright.backends.capabilities import Capabilities
     from boxwright.engine import Engine
 
-# Raise it when what `compile` makes of a model changes: plans of another number do not fit.
+# Raise it when what `compile` makes of a model changes, the float16 form that is derived for
+# TensorRT 11 and RTX included: plans of another number do not fit.
 _REVISION = 1
+
+_PRECISIONS = ("fp32", "fp16", "int8")
 
 # How far a plan may be from the portable graph on ONNX Runtime before it is refused as
 # another computation. Half precision keeps 11 bits: 2e-3 to 1e-2 is what it costs through
@@ -71,9 +75,10 @@ class TensorRtBackend:
 
     def capabilities(self) -> Capabilities:
         """What this TensorRT builds, and the GPUs it runs on."""
-        strong = load_library(self.name).strongly_typed_only
-        precisions = ["fp32"] if strong else ["fp32", "fp16", "int8"]
-        return {"precisions": precisions, "devices": [f"cuda:{n}" for n in range(gpu_count())]}
+        return {
+            "precisions": list(_PRECISIONS),
+            "devices": [f"cuda:{n}" for n in range(gpu_count())],
+        }
 
     def fingerprint(self, spec: BuildSpec) -> str:
         """Version, GPU, precision and batches, with whatever widens or narrows the plan.
@@ -134,7 +139,7 @@ class TensorRtBackend:
             weights = None
             if _strips(library, settings):
                 model = source if isinstance(source, Model) else source.model()
-                weights = model.to_bytes()
+                weights = typed(library, model, spec.precision, settings)[0].to_bytes()
             return _open(library, data, settings, spec, weights)
 
         if isinstance(source, Model):
@@ -151,7 +156,6 @@ class TensorRtBackend:
             BackendUnavailableError: TensorRT or the GPU cannot be used.
         """
         library, settings = load_library(self.name), read_settings(self.name, spec)
-        _check_precision(library, spec.precision)
         gpu = self._gpu_to_build_on(spec)
         request = Request(
             self.name,
@@ -161,10 +165,12 @@ class TensorRtBackend:
             "none" if gpu is None else gpu.name,
         )
         make = build_isolated if settings.isolate else compile_plan
-        built = make(request, model.to_bytes(), progress)
-        evidence = {**built.evidence, "device": None if gpu is None else gpu.to_dict()}
+        given, derived = typed(library, model, spec.precision, settings)
+        built = make(request, given.to_bytes(), progress)
+        evidence = {**built.evidence, **derived, "device": None if gpu is None else gpu.to_dict()}
         if gpu is not None:
-            evidence["parity"] = self._compare(library, model, built.plan, settings, spec)
+            weights = given.to_bytes() if _strips(library, settings) else None
+            evidence["parity"] = self._compare(library, model, built.plan, settings, spec, weights)
         return Plan(built.plan, evidence)
 
     def _target(self, spec: BuildSpec, settings: Settings) -> Target:
@@ -184,15 +190,20 @@ class TensorRtBackend:
         return find_gpu(spec.device)
 
     def _compare(
-        self, library: Library, model: Model, plan: bytes, settings: Settings, spec: BuildSpec
+        self,
+        library: Library,
+        model: Model,
+        plan: bytes,
+        settings: Settings,
+        spec: BuildSpec,
+        weights: bytes | None,
     ) -> dict[str, Any]:
         """How far the plan is from the portable graph on ONNX Runtime's CPU kernels."""
         from boxwright.backends import registry
 
-        images = sample_images(model.card)
+        images = sample_images(model)
         with registry.get("onnxruntime").load(model, BuildSpec(device="cpu")) as runner:
             expected = runner.infer({IMAGES: images})
-        weights = model.to_bytes() if _strips(library, settings) else None
         try:
             with _open(library, plan, settings, spec, weights) as runner:
                 got = runner.infer({IMAGES: images})
@@ -204,7 +215,7 @@ class TensorRtBackend:
             got,
             plan=f"{library.backend}'s plan",
             limit=limit,
-            quantised=model.quantized,
+            judged=judged_as(model),
         )
         return {"against": "the portable graph on ONNX Runtime's CPU kernels", "outputs": outputs}
 
@@ -228,7 +239,7 @@ class TensorRtRtxBackend(TensorRtBackend):
         if reason is None:
             return super().capabilities()
         return {
-            "precisions": ["fp32"],
+            "precisions": list(_PRECISIONS),
             "devices": [],
             "note": f"builds here, for other machines, and runs nothing: {reason}",
         }
@@ -269,11 +280,17 @@ class TensorRtRtxBackend(TensorRtBackend):
             return None
 
     def _compare(
-        self, library: Library, model: Model, plan: bytes, settings: Settings, spec: BuildSpec
+        self,
+        library: Library,
+        model: Model,
+        plan: bytes,
+        settings: Settings,
+        spec: BuildSpec,
+        weights: bytes | None,
     ) -> dict[str, Any]:
         # It builds for other GPUs than this machine's, which may be one it does not run on.
         try:
-            return super()._compare(library, model, plan, settings, spec)
+            return super()._compare(library, model, plan, settings, spec, weights)
         except BuildError as error:
             if isinstance(error.__cause__, EngineError):
                 return {"skipped": str(error.__cause__)}
@@ -283,14 +300,6 @@ class TensorRtRtxBackend(TensorRtBackend):
 def _strips(library: Library, settings: Settings) -> bool:
     """Whether plans come without weights: TensorRT 8.6 ignores that wish."""
     return settings.strip and library.has_flag("STRIP_PLAN")
-
-
-def _check_precision(library: Library, precision: str) -> None:
-    if precision != "fp32" and library.strongly_typed_only:
-        raise BuildError(
-            f"backend {library.backend} {library.version} builds precision fp32 only, got "
-            f"{precision}; it takes lower precision from a model whose graph has it"
-        )
 
 
 def _open(

@@ -75,6 +75,10 @@ def _set_precision(
     outcome.applied["tf32"] = settings.tf32
     if precision == "fp32":
         return
+    if library.strongly_typed_only:
+        # The graph it was given has the types, and what is kept is there already.
+        outcome.applied["keep_float32"] = {"prefixes": list(settings.keep_float32)}
+        return
     config.set_flag(flags.FP16)
     if precision == "int8":
         config.set_flag(flags.INT8)

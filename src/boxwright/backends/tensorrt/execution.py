@@ -50,6 +50,7 @@ class Execution:
         self._allocators: list[Any] = []
         self._graphs: OrderedDict[Key, Graph | None] = OrderedDict()
         self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+        self._growing: dict[str, GrowingOutput] = {}
         self._growing = self._make_growing()
         # Memory that may move cannot be in a graph.
         self._replay = graphs and not self._growing
@@ -170,6 +171,10 @@ class Execution:
             shape = (count, *(extent or 1 for extent in spec.shape[1:]))
             if not self._context.set_input_shape(spec.name, shape):
                 raise EngineError(f"TensorRT refuses {spec.name!r} of shape {list(shape)}")
+        if self._growing and hasattr(self._context, "infer_shapes"):
+            # Without it 8.6 looks for elements in a part of the batch: as many rows as the
+            # first run had (seen with NonZero).
+            self._context.infer_shapes()
 
     def _make_room(self, name: str) -> None:
         """Hold what the output may need at most, before TensorRT asks for memory.

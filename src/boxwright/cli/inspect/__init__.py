@@ -19,6 +19,7 @@ _EXIT_REFUSED = 3
     boxwright inspect tiny.bw
     boxwright inspect tiny.onnx --layers
     boxwright inspect theirs.onnx --for tensorrt@8.6 --cured cured.onnx
+    boxwright inspect tiny.onnx --precision fp16
     """,
 )
 @click.argument("file", type=click.Path(path_type=Path))
@@ -44,6 +45,17 @@ _EXIT_REFUSED = 3
     "--batch", type=click.IntRange(1, 65536), help="With --cured: batch where it is free."
 )
 @click.option("--tidy", is_flag=True, help="With --cured: cure what is merely noted, too.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16"]),
+    help="List what a float16 graph of it would keep in float32, and why.",
+)
+@click.option(
+    "--keep",
+    metavar="PREFIX",
+    multiple=True,
+    help="With --precision: nodes whose names begin so stay in float32; may be repeated.",
+)
 @click.pass_obj
 def command(
     settings: Settings,
@@ -56,6 +68,8 @@ def command(
     size: tuple[int, int] | None,
     batch: int | None,
     tidy: bool,
+    precision: str | None,
+    keep: tuple[str, ...],
 ) -> None:
     """Show what a model or an engine holds, or what a runtime would refuse in it.
 
@@ -69,8 +83,20 @@ def command(
     its graph: exit code 3 when it would refuse it, 0 when it would not. With --cured the
     cured graph is what the exit code speaks of; it is run beside the original, and written
     only where both agree.
+
+    With --precision fp16, shown is the float16 graph that TensorRT 11 and TensorRT-RTX are
+    given for that precision: which nodes stay in float32 and why, and which weights lose
+    values. Nothing is written.
     """
-    if target is not None:
+    if keep and precision is None:
+        raise click.UsageError("--keep says what stays in float32: give --precision fp16")
+    if precision is not None:
+        from boxwright.cli.inspect.precision import foresee
+
+        if layers or target is not None:
+            raise click.UsageError("--precision is a view of its own: leave --layers, --for away")
+        foresee(settings, file, cfg, keep)
+    elif target is not None:
         from boxwright.cli.inspect.doctor import Wish, consult
 
         if layers:
@@ -78,9 +104,14 @@ def command(
         accepted = consult(settings, file, cfg, Wish(target, cured, size, batch, tidy))
         if not accepted:
             raise click.exceptions.Exit(_EXIT_REFUSED)
-        return
-    if cured is not None or size is not None or batch is not None or tidy:
+    elif cured is not None or size is not None or batch is not None or tidy:
         raise click.UsageError("--cured, --size, --batch and --tidy need a runtime: --for TARGET")
+    else:
+        _show_content(settings, file, cfg, layers)
+
+
+def _show_content(settings: Settings, file: Path, cfg: Path | None, layers: bool) -> None:
+    """What the file holds."""
     from boxwright.cli.inspect.content import content_of, open_subject
     from boxwright.graph.cost import cost
 

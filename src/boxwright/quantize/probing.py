@@ -1,0 +1,44 @@
+"""Which image a quantised model keeps to be tried on (:mod:`boxwright.probe`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boxwright.images import load_image
+from boxwright.model import IMAGES, SCORES
+from boxwright.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from boxwright.model import Model
+    from boxwright.preprocess import Pixels
+
+# A few are enough to find one with objects on it.
+_LOOKED_AT = 16
+
+
+def choose_probe(model: Model, images: Sequence[str | Path]) -> Pixels | None:
+    """Of the first images, the one on which the float model is surest of most.
+
+    Args:
+        model: In float.
+        images: Files, those it is calibrated on.
+
+    Returns:
+        The pixels as the network gets them, uint8 ``(H, W, 3)``; ``None`` without images.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
+    from boxwright import backends
+
+    preprocessor = Preprocessor(model.card)
+    ready = [preprocessor.prepare(load_image(path))[0] for path in images[:_LOOKED_AT]]
+    if not ready:
+        return None
+    with backends.load(model, backend="onnxruntime", device="cpu") as runner:
+        if SCORES not in {spec.name for spec in runner.outputs}:
+            return ready[0]
+        found = [runner.infer({IMAGES: image[None]})[SCORES] for image in ready]
+    return max(zip(found, ready, strict=True), key=lambda item: float((item[0] ** 2).sum()))[1]

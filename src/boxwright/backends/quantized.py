@@ -91,3 +91,25 @@ def with_unsigned_activations(proto: onnx.ModelProto) -> onnx.ModelProto:
         del copy.graph.initializer[:]
         copy.graph.initializer.extend(kept)
     return copy
+
+
+def without_pairs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that rounds nowhere: the float graph that was quantised.
+
+    Its weights are what the pairs had in front of them, which in our graphs are the float
+    ones.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    behind = {
+        node.output[0]: node.input[0] for node in copy.graph.node if node.op_type in (_Q, _DQ)
+    }
+    nodes = [node for node in copy.graph.node if node.op_type not in (_Q, _DQ)]
+    for node in nodes:
+        for number, name in enumerate(node.input):
+            while name in behind:
+                name = behind[name]
+            node.input[number] = name
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy

@@ -30,6 +30,7 @@ from boxwright.backends.plans import (
     check_contract,
     load_engine,
 )
+from boxwright.backends.quantized import without_pairs
 from boxwright.environment import cpu_architecture, cpu_features
 from boxwright.errors import BackendUnavailableError, BuildError, EngineError
 from boxwright.extras import import_onnxruntime
@@ -220,8 +221,28 @@ def _compare(model: Model, plan: bytes, spec: BuildSpec) -> dict[str, Any]:
     expected = plain_outputs(model, images, spec.options, spec.device)
     got = _run_once(model, plan, images, spec.options, spec.device)
     return compare_outputs(
-        expected, got, plan="ONNX Runtime's optimised graph", judged=judged_as(model)
+        expected,
+        got,
+        plan="ONNX Runtime's optimised graph",
+        judged=judged_as(model),
+        floats=float_outputs(model, images, spec.options, spec.device),
     )
+
+
+def float_outputs(
+    model: Model, images: NDArray[np.uint8], options: Mapping[str, Any], device: str = "cpu"
+) -> Tensors | None:
+    """What a quantised model that keeps a real image gave before it was quantised.
+
+    ``None`` for any other. The arguments are those of :func:`plain_outputs`.
+
+    Raises:
+        BuildError: ONNX Runtime refuses the graph, or it does not run.
+    """
+    if judged_as(model) != "int8 on an image":
+        return None
+    data = without_pairs(model.proto).SerializeToString()
+    return _run_once(model, data, images, options, device)
 
 
 def _run_once(

@@ -38,10 +38,12 @@ from boxwright.backends.plans import (
     load_engine,
 )
 from boxwright.backends.quantized import with_unsigned_activations
+from boxwright.backends.seen_ranges import with_seen_ranges
 from boxwright.environment import cpu_architecture, cpu_features
 from boxwright.errors import BuildError, EngineError, MissingExtraError
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
+from boxwright.ranges import ranges_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,7 +172,9 @@ def _compile(model: Model, spec: BuildSpec) -> tuple[dict[int, Any], tuple[str, 
     device = find_device(spec.device)
     chosen = properties(asked, device)
     names = tuple(value.name for value in model.proto.graph.output)
-    proto = with_unsigned_activations(model.proto) if model.quantized else model.proto
+    proto = model.proto
+    if model.quantized:
+        proto = with_unsigned_activations(with_seen_ranges(proto, ranges_of(proto)))
     data = proto.SerializeToString()
     compiled = {}
     try:
@@ -231,11 +235,11 @@ def _compare(model: Model, runner: OpenVinoRunner, spec: BuildSpec) -> dict[str,
     Every compiled model of the plan runs, the larger ones padded; the largest distances
     count.
     """
-    from boxwright.backends.onnxruntime import plain_outputs
+    from boxwright.backends.onnxruntime import float_outputs, plain_outputs
 
     name, extent = runner.inputs[0].name, runner.inputs[0].shape[0]
     images = sample_images(model, extent or 1)
-    expected = plain_outputs(model, images, {})
+    expected, floats = plain_outputs(model, images, {}), float_outputs(model, images, {})
     lossy = check(spec.options, spec.device)["inference_precision"] != "f32"
     found = [
         compare_outputs(
@@ -244,6 +248,7 @@ def _compare(model: Model, runner: OpenVinoRunner, spec: BuildSpec) -> dict[str,
             plan=f"OpenVINO's compiled model for batch {size}",
             limit=_MAX_NRMSE_BF16 if lossy else MAX_NRMSE,
             judged=judged_as(model),
+            floats=floats,
         )
         for size in runner.compiled
     ]

@@ -200,6 +200,7 @@ class TensorRtBackend:
     ) -> dict[str, Any]:
         """How far the plan is from the portable graph on ONNX Runtime's CPU kernels."""
         from boxwright.backends import registry
+        from boxwright.backends.onnxruntime import float_outputs
 
         images = sample_images(model)
         with registry.get("onnxruntime").load(model, BuildSpec(device="cpu")) as runner:
@@ -216,6 +217,7 @@ class TensorRtBackend:
             plan=f"{library.backend}'s plan",
             limit=limit,
             judged=judged_as(model),
+            floats=float_outputs(model, images, {}),
         )
         return {"against": "the portable graph on ONNX Runtime's CPU kernels", "outputs": outputs}
 

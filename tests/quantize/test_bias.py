@@ -21,7 +21,7 @@ from boxwright.quantize.variants import Variant, Workshop, prepared
 from tests.models import make_images, make_model
 from tests.quantize.test_calibration import write_images
 
-_RULES = Rules(min_channels=1, heads=True)
+_RULES = Rules(min_channels=1, first=True, heads=True)
 
 
 @pytest.fixture(scope="module")

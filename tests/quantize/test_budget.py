@@ -25,7 +25,7 @@ from boxwright.quantize.variants import Variant, Workshop, prepared
 from tests.models import make_images, make_model
 from tests.quantize.test_calibration import write_images
 
-_RULES = Rules(min_channels=1, heads=True)
+_RULES = Rules(min_channels=1, first=True, heads=True)
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +333,7 @@ def test_a_measurement_belongs_to_everything_it_depends_on(
     others = [
         Workshop(model, calibrate(model, images[:3]), images=images, rules=_RULES),
         Workshop(make_model(seed=1), calibrate(make_model(seed=1), images), rules=_RULES),
-        Workshop(model, calibration, images=images, rules=Rules(min_channels=1)),
+        Workshop(model, calibration, images=images, rules=Rules(min_channels=1, first=True)),
         Workshop(model, calibration, images=images, rules=_RULES, keep=[workshop.layers[0]]),
     ]
     variants = [

@@ -14,6 +14,7 @@ from boxwright import datasets
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.evaluate.report import quantized as page
 from boxwright.model import Model
+from boxwright.probe import probe_of
 from boxwright.quantize import job
 from boxwright.quantize.comparison import Compared
 from boxwright.quantize.job import REFUSED, Request, quantize_model
@@ -27,7 +28,7 @@ from tests.models import make_model
 from tests.quantize.test_calibration import write_images
 from tests.ship.material import write_material
 
-_RULES = Rules(min_channels=1)
+_RULES = Rules(min_channels=1, first=True)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,7 @@ def test_everything_is_on_the_card_and_in_the_report(
     assert outcome.met
     assert outcome.precision == "int8"
     outcome.model.save(tmp_path / "quantized.onnx")
+    assert probe_of(outcome.model.proto, model.card) is not None, "what backends try their build on"
     card = Model.load(tmp_path / "quantized.onnx").card
     step = card.transforms[-1]
     assert step.name == "quantize"

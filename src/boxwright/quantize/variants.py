@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from boxwright.progress import ProgressCallback, silent
 from boxwright.quantize.bias import MOST_IMAGES, bias_corrections, corrected
 from boxwright.quantize.calibration import Calibration
 from boxwright.quantize.placement import place
+from boxwright.quantize.probing import choose_probe
 from boxwright.quantize.quantizer import Quantized, prepare, quantize
 from boxwright.quantize.rules import Rules
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from boxwright.model import Model
+    from boxwright.preprocess import Pixels
     from boxwright.quantize.ranges import Method
 
 # Raise it when quantising the same thing gives another model: what was measured is stale.
@@ -149,6 +152,11 @@ class Workshop:
             self._corrections[key] = bias_corrections(self.model, whole, pixels, progress=progress)
         return corrected(found, self._corrections[key], len(self._images))
 
+    @cached_property
+    def _probe(self) -> Pixels | None:
+        """A real image for the model to keep."""
+        return choose_probe(self.model, self._images)
+
     def _quantize(self, variant: Variant, keep: Collection[str]) -> Quantized:
         return quantize(
             self.model,
@@ -157,6 +165,7 @@ class Workshop:
             percentile=variant.percentile,
             rules=self.rules,
             keep=keep,
+            probe=self._probe,
         )
 
 

@@ -30,7 +30,8 @@ def test_a_precision_it_does_not_name_is_refused(name: str, tmp_path: Any) -> No
     if named is None:
         pytest.skip(f"{name} names no precisions")
     for precision in {"fp32", "fp16", "int8"} - set(named):
-        with pytest.raises((BuildError, InputError)):
+        # INT8 is refused for the model, which is not quantised, before any backend is asked.
+        with pytest.raises(InputError if precision == "int8" else BuildError):
             backends.build(
                 make_model(),
                 backend=name,

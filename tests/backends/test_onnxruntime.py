@@ -30,7 +30,7 @@ class TestConformance(BackendConformance):
     backend = "onnxruntime"
     box_tolerance = 1e-4
     score_tolerance = 1e-6
-    unsupported = ("fp16", "int8")
+    unsupported = ("fp16",)
 
 
 @pytest.fixture

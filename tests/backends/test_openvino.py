@@ -47,7 +47,7 @@ class TestConformance(BackendConformance):
     backend = "openvino"
     box_tolerance = 1e-4
     score_tolerance = 1e-6
-    unsupported = ("fp16", "int8")
+    unsupported = ("fp16",)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ NO_PLANS = "it runs the portable graph itself: there is no plan to miss, cache o
 
 class TestConformance(BackendConformance):
     backend = "reference"
-    unsupported = ("fp16", "int8")
+    unsupported = ("fp16",)
     exclusions = {  # noqa: RUF012
         "test_a_missing_plan_is_rebuilt_explained_and_kept": NO_PLANS,
         "test_a_damaged_cache_is_built_again": NO_PLANS,

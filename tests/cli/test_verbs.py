@@ -218,7 +218,7 @@ def test_a_bad_file_is_one_line(
         (["detect", "{made}/tiny.bw", "image.png", "--class", "dogg"], "did you mean 'dog'?"),
         (["detect", "{made}/tiny.bw", "image.png", "--backend", "onnx"], "unknown backend 'onnx'"),
         (["build", "{made}/tiny.onnx", "--backend", "tensort"], "unknown backend 'tensort'"),
-        (["build", "{made}/tiny.onnx", "--precision", "int8"], "quantise it first"),
+        (["build", "{made}/tiny.onnx", "--precision", "int8"], "is not quantised"),
         (["import", "{made}/tiny.weights", "--format", "caffee"], "unknown format 'caffee'"),
         (["import", "{made}/tiny.weights", "--cfg", "none.cfg"], "none.cfg"),
         (["import", "{made}/tiny.weights", "-o", "image.png/x.onnx"], "cannot write"),

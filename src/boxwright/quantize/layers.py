@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from boxwright.errors import InputError
+from boxwright.graph.view import all_places, input_name, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Of matrix products most are small heads of classifiers; TensorRT wants other scales there.
 _CANDIDATES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FLOAT = 1  # onnx.TensorProto.FLOAT
 KEPT = "asked to stay in float"
 
 
@@ -89,11 +91,11 @@ def _check_names(layers: Collection[Layer], keep: Collection[str]) -> None:
 
 
 def _read(view: View, node: onnx.NodeProto) -> Layer:
-    weights = node.input[1] if len(node.input) > 1 else ""
+    weights = input_name(node, 1)
     tensor = view.initializers.get(weights)
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
     shape = tuple(tensor.dims) if tensor is not None else ()
-    return Layer(node.name, node.op_type, node.input[0], weights, shape, int(group))
+    return Layer(node.name, node.op_type, input_name(node, 0), weights, shape, int(group))
 
 
 def _why_not(view: View, layer: Layer, rules: Rules, first: bool, last: bool) -> str | None:
@@ -106,7 +108,10 @@ def _why_not(view: View, layer: Layer, rules: Rules, first: bool, last: bool) ->
         return "its weights are not constant"
     if view.tensor(layer.input) is not None:
         return "its input is constant"
-    if len({node.op_type for node in view.readers[layer.weights]}) > 1:
+    kind = view.initializers[layer.weights].data_type
+    if kind != _FLOAT:
+        return f"its weights are {_numpy_type(kind).name}"
+    if {node.op_type for node in view.readers.get(layer.weights, ())} != {"Conv"}:
         return "another operator reads its weights"
     if last and not rules.heads:
         return "gives a head's output"
@@ -123,19 +128,45 @@ def _why_not(view: View, layer: Layer, rules: Rules, first: bool, last: bool) ->
 def _last(view: View, layers: Collection[Layer]) -> set[str]:
     """Layers after which no other comes outside of the decoding: they make the raw heads."""
     inside = {layer.name for layer in layers if not layer.name.startswith("decode/")}
-    reaching: dict[str, bool] = {}
+    # Tensors that a layer reads, or that come to one.
+    wanted: set[str] = set()
+    last = set()
     # Backwards, so that what comes after a node is known when it is met.
     for node in reversed(view.graph.node):
-        reaching[node.name] = any(
-            reader.name in inside or reaching.get(reader.name, False)
-            for output in node.output
-            for reader in view.readers.get(output, ())
-        )
-    return {name for name in inside if not reaching[name]}
+        reaching = not wanted.isdisjoint(node.output)
+        if node.name in inside and not reaching:
+            last.add(node.name)
+        if reaching or node.name in inside:
+            wanted.update(_read_by(node))
+    return last
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, and what the nodes inside of it do."""
+    yield from filter(None, node.input)
+    for inner in subgraphs(node):
+        for place in all_places(inner):
+            yield from filter(None, place.node.input)
 
 
 def weight_values(tensor: onnx.TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """A layer's weights as float32."""
+    """A layer's weights as float32.
+
+    Raises:
+        InputError: One is not finite.
+    """
     from onnx import numpy_helper
 
-    return np.asarray(numpy_helper.to_array(tensor), np.float32)
+    values = np.asarray(numpy_helper.to_array(tensor), np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"the weights {tensor.name!r} are not all finite, and no scale covers that; "
+            "is the model sound in float?"
+        )
+    return values
+
+
+def _numpy_type(kind: int) -> np.dtype[Any]:
+    from onnx import helper
+
+    return helper.tensor_dtype_to_np_dtype(kind)

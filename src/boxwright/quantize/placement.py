@@ -153,18 +153,26 @@ def _residuals(view: View, layers: tuple[Layer, ...]) -> Iterator[tuple[str, str
             yield other, node.name
 
 
-def _convolution_behind(view: View, tensor: str, layers: Collection[str]) -> str | None:
-    """The quantised convolution whose (activated) output a tensor is."""
-    for _ in range(_ACTIVATION_LENGTH + 1):
-        node = view.producers.get(tensor)
-        if node is None:
-            return None
-        if node.name in layers:
-            return node.name
-        if node.op_type not in _ACTIVATIONS:
-            return None
-        tensor = next((name for name in node.input if view.tensor(name) is None), "")
-    return None
+def _convolution_behind(
+    view: View, tensor: str, layers: Collection[str], length: int = _ACTIVATION_LENGTH
+) -> str | None:
+    """The quantised convolution whose (activated) output a tensor is.
+
+    A product of two convolutions' outputs, as in a squeeze-and-excitation block, is neither's.
+    """
+    node = view.producers.get(tensor)
+    if node is None:
+        return None
+    if node.name in layers:
+        return node.name
+    if node.op_type not in _ACTIVATIONS or not length:
+        return None
+    found = {
+        _convolution_behind(view, name, layers, length - 1)
+        for name in node.input
+        if name and view.tensor(name) is None
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _reaches(view: View, tensor: str, wanted: Collection[str]) -> bool:

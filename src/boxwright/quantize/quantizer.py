@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright._version import __version__
 from boxwright.card import Transform
-from boxwright.errors import InputError
+from boxwright.errors import InputError, ModelError
+from boxwright.graph.view import View, tensor_of_constant
 from boxwright.model import Model
 from boxwright.probe import with_probe
 from boxwright.quantize.insert import insert
@@ -65,8 +66,11 @@ class Quantized:
 def prepare(model: Model) -> Model:
     """The model with a name of its own for every node, which layers are known by.
 
+    Constants are initializers in it, for weights are looked for there.
+
     Raises:
         InputError: It is quantised already.
+        ModelError: A node or a tensor of it is damaged.
     """
     if model.quantized:
         raise InputError(
@@ -74,7 +78,10 @@ def prepare(model: Model) -> Model:
         )
     copy = type(model.proto)()
     copy.CopyFrom(model.proto)
+    if fault := View(copy).fault:
+        raise ModelError(f"{model.card.name} cannot be quantised: {fault}")
     _name_nodes(copy.graph)
+    _constants_to_initializers(copy.graph)
     return Model(copy, model.card)
 
 
@@ -169,9 +176,25 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         if node.name and taken[node.name] == 1:
             continue
         base = next((name for name in node.output if name), node.op_type)
+        # What is decoding stays recognisable as such.
+        if node.name.startswith("decode/") and not base.startswith("decode/"):
+            base = node.name
         name, number = base, 1
         while name in names:
             number += 1
             name = f"{base}_{number}"
         names.add(name)
         node.name = name
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    found = [(node, tensor_of_constant(node)) for node in graph.node]
+    if all(tensor is None for _, tensor in found):
+        return
+    kept = [node for node, tensor in found if tensor is None]
+    for node, tensor in found:
+        if tensor is not None:
+            graph.initializer.add().CopyFrom(tensor)
+            graph.initializer[-1].name = node.output[0]
+    del graph.node[:]
+    graph.node.extend(kept)

@@ -190,8 +190,14 @@ def _summarise(plan: bytes) -> dict[str, dict[str, int]]:
     """How many nodes of each operator run, by the type they compute in."""
     proto = onnx.ModelProto.FromString(plan)
     counts: dict[str, Counter[str]] = {"float32": Counter(), "int8": Counter()}
+    integers: set[str] = set()
     for node in proto.graph.node:
         quantised = "QLinear" in node.op_type or node.op_type.endswith("Integer")
+        # What only moves values, a pooling for one, computes in the type that it is given.
+        moves = node.op_type not in ("DequantizeLinear", "Cast", "DynamicQuantizeLinear")
+        quantised = quantised or (moves and not integers.isdisjoint(node.input[:1]))
+        if quantised or node.op_type == "QuantizeLinear":
+            integers.update(node.output)
         counts["int8" if quantised else "float32"][node.op_type] += 1
     return {kind: dict(sorted(found.items())) for kind, found in counts.items() if found}
 

@@ -7,10 +7,15 @@ on top: slower than without quantisation. Here pairs are added behind every quan
 convolution and behind whatever ONNX Runtime can then compute in INT8 too. All are UINT8
 over the range that calibration saw (``boxwright.ranges``), which is finer than the
 symmetric range of the portable graph.
+
+ONNX Runtime also makes the bias an INT32 in steps of the input's scale times the channel's
+weight scale. Where a channel's weights are next to nothing, or all zero, its bias is out of
+that range or too coarse; such channels get another weight scale here (`_scales_for_bias`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from boxwright.backends.quantized import Pair, activation_pairs
+from boxwright.backends.quantized import Pair, activation_pairs, count_reads, read_elsewhere
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -38,6 +43,12 @@ _COMPUTING = frozenset(
 # They are dropped where the range of the QuantizeLinear behind them does their work.
 _CLIPPING = frozenset({"Relu", "Clip"})
 _LEVELS = 255
+# A smaller scale is none: float32 has few digits left there.
+_SMALLEST = 2.0**-100
+# The largest bias as an integer, a bit below INT32's end: sums go on top of it.
+_LARGEST_BIAS = 2.0**30
+# Of a channel whose weights are all zero: whatever it is, they are 0.
+_ZERO_CHANNEL = np.float32(2.0**-24)
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,9 @@ class _Scale:
     @classmethod
     def of(cls, low: float, high: float) -> _Scale:
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = float(np.float32((high - low) / _LEVELS)) or 1.0
-        return cls(scale, int(np.clip(round(-low / scale), 0, _LEVELS)))
+        scale = float(np.float32((high - low) / _LEVELS))
+        step = scale if scale > _SMALLEST else 1.0
+        return cls(step, int(np.clip(round(-low / step), 0, _LEVELS)))
 
 
 def lower_quantized(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
@@ -70,19 +82,27 @@ def lower_quantized(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
 class _Lowering:
     def __init__(self, proto: onnx.ModelProto, ranges: Ranges) -> None:
         self._proto, self._graph, self._ranges = proto, proto.graph, ranges
-        self._pairs = {pair.tensor: pair for pair in activation_pairs(proto) if pair.scale}
+        elsewhere = read_elsewhere(proto)
+        self._pairs = {
+            pair.tensor: pair
+            for pair in activation_pairs(proto)
+            if pair.scale and elsewhere.isdisjoint(n.output[0] for n in pair.dequantize)
+        }
         # What a DequantizeLinear gives stands for the tensor in front of its pair.
         self._behind = {
             node.output[0]: pair.tensor for pair in self._pairs.values() for node in pair.dequantize
         }
         dropped = {id(n) for p in self._pairs.values() for n in (p.quantize, *p.dequantize)}
         self._nodes = [node for node in self._graph.node if id(node) not in dropped]
-        self._producers = {name: node for node in self._nodes for name in node.output}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._nodes:
             for name in node.input:
                 self._readers.setdefault(self._behind.get(name, name), []).append(node)
         self._scales: dict[str, _Scale] = {}
+        self._makers = {name: node for node in self._nodes for name in node.output if name}
+        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._taken = {name for node in self._nodes for name in (*node.input, *node.output)}
+        self._taken.update(self._constants)
 
     def run(self) -> onnx.ModelProto:
         for name, pair in self._pairs.items():
@@ -104,22 +124,23 @@ class _Lowering:
         output = node.output[0]
         data = [self._behind.get(name, name) for name in node.input if name]
         moves = node.op_type in _MOVING or self._is_nearest(node)
+        if not data:
+            return
         if moves and data[0] in self._scales:
-            for name in node.output:
+            for name in filter(None, node.output):
                 self._scales[name] = self._scales[data[0]]
         elif output in self._scales:
             return
         elif node.op_type == "Conv":
             if node.input[0] in self._behind and self._clipped_by(output) is None:
                 self._add(output)
+                if output in self._scales and self._is_squashed(output):
+                    self._scales[output] = self._squashed(output)
         elif node.op_type in _CLIPPING:
-            made_by = self._producers.get(data[0])
-            if (
-                made_by is not None
-                and made_by.op_type == "Conv"
-                and made_by.input[0] in self._behind
-                and data[0] not in self._scales
-            ):
+            made_by = self._makers.get(data[0])
+            if made_by is None or made_by.op_type != "Conv" or data[0] in self._scales:
+                return
+            if made_by.input[0] in self._behind:
                 self._add(output)
         elif node.op_type in _COMPUTING and all(name in self._scales for name in data):
             self._add(output)
@@ -140,8 +161,32 @@ class _Lowering:
         single = len(readers) == 1 and readers[0].op_type in _CLIPPING
         return readers[0] if single else None
 
+    def _is_squashed(self, name: str) -> bool:
+        """Whether a tensor is read by a Swish or (as `lower_mish` writes it) a Mish alone."""
+        readers = {node.op_type: node for node in self._readers.get(name, ())}
+        if len(self._readers.get(name, ())) != 2 or "Mul" not in readers:
+            return False
+        if "Sigmoid" in readers:
+            return set(readers["Mul"].input) == {name, readers["Sigmoid"].output[0]}
+        return "Min" in readers and readers["Min"].name.endswith("/mish/min")
+
+    def _squashed(self, name: str) -> _Scale:
+        """A scale that leaves out what the activation makes nothing of.
+
+        Swish and Mish of x below 0 are smaller than ``|x| * exp(x)``: where that is half a
+        step at most, x may as well be larger. It is most of the range often: convolutions
+        give -100 as easily as 10.
+        """
+        low, high = self._ranges[name]
+        end = -2.0
+        while -end * math.exp(end) > (max(high, 0.0) - end) / (2 * _LEVELS):
+            end -= 0.25
+        return _Scale.of(max(low, end), high)
+
     def _is_useful(self, name: str, producer: onnx.NodeProto) -> bool:
         """Whether INT8 is computed with on one side of a tensor's pair at least."""
+        if name not in self._readers:  # it only leaves the graph
+            return False
         if name in self._pairs or producer.op_type == "Conv" or producer.op_type in _CLIPPING:
             return True
         readers = self._readers.get(name, ())
@@ -156,37 +201,85 @@ class _Lowering:
     def _write(self) -> None:
         """The nodes anew, a pair behind every tensor that has a scale."""
         del self._graph.node[:]
-        outputs = {value.name for value in self._graph.output}
+        pairs: dict[str, str] = {}
         for node in self._nodes:
+            if node.op_type == "Conv":
+                self._fit_bias(node)
             for number, name in enumerate(node.input):
                 tensor = self._behind.get(name, name)
-                node.input[number] = _dequantized(tensor) if tensor in self._scales else tensor
+                node.input[number] = pairs.get(tensor, tensor)
             self._graph.node.append(node)
             for name in node.output:
-                if name in self._scales and name not in outputs:
-                    self._append_pair(name, self._scales[name])
+                if name in self._scales:
+                    scale = self._scales[name]
+                    scales = np.array(scale.scale, np.float32), np.array(scale.zero, np.uint8)
+                    pairs[name] = self._append_pair(name, f"{name}/uint8", *scales)
+        self._drop_unread()
 
-    def _append_pair(self, tensor: str, scale: _Scale) -> None:
-        names = [f"{tensor}/uint8/scale", f"{tensor}/uint8/zero"]
-        values: tuple[NDArray[Any], ...] = (
-            np.array(scale.scale, np.float32),
-            np.array(scale.zero, np.uint8),
-        )
-        for name, value in zip(names, values, strict=True):
-            self._graph.initializer.append(numpy_helper.from_array(value, name))
-        quantized = f"{tensor}/uint8"
-        self._graph.node.extend(
-            [
-                helper.make_node("QuantizeLinear", [tensor, *names], [quantized], name=quantized),
-                helper.make_node(
-                    "DequantizeLinear",
-                    [quantized, *names],
-                    [_dequantized(tensor)],
-                    name=_dequantized(tensor),
-                ),
-            ]
-        )
+    def _fit_bias(self, node: onnx.NodeProto) -> None:
+        """Give a convolution the weight scales that its bias needs."""
+        maker = self._makers.get(node.input[1])
+        scale = self._scales.get(self._behind.get(node.input[0], ""))
+        pair = self._makers.get(maker.input[0]) if maker is not None else None
+        if scale is None or maker is None or pair is None or pair.op_type != "QuantizeLinear":
+            return
+        arrays = [self._array(name) for name in (*pair.input, *node.input[2:3])]
+        if len(arrays) != 4 or any(array is None for array in arrays):
+            return
+        weights, scales, zeros, bias = (array for array in arrays if array is not None)
+        if scales.shape != bias.shape or scales.shape != weights.shape[:1] or zeros.any():
+            return
+        fitting = _scales_for_bias(weights, scales, bias, scale.scale)
+        if not np.array_equal(fitting, scales):
+            name = f"{node.output[0]}/weights"
+            node.input[1] = self._append_pair(pair.input[0], name, fitting, zeros, axis=0)
+
+    def _array(self, name: str) -> NDArray[Any] | None:
+        tensor = self._constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def _append_pair(
+        self, tensor: str, name: str, scale: NDArray[Any], zero: NDArray[Any], **axis: Any
+    ) -> str:
+        """Q and DQ behind a tensor; returns the name of what comes out."""
+        parts = [self._unused(f"{name}{end}") for end in ("/scale", "/zero", "", "/float")]
+        for part, value in zip(parts[:2], (scale, zero), strict=True):
+            self._graph.initializer.append(numpy_helper.from_array(value, part))
+        chain = (("QuantizeLinear", tensor, parts[2]), ("DequantizeLinear", parts[2], parts[3]))
+        for operator, source, result in chain:
+            inputs = [source, *parts[:2]]
+            self._graph.node.append(
+                helper.make_node(operator, inputs, [result], name=result, **axis)
+            )
+        return parts[3]
+
+    def _unused(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+    def _drop_unread(self) -> None:
+        """Weights' pairs that others stand for now; ONNX Runtime would keep their bytes."""
+        for operator in ("DequantizeLinear", "QuantizeLinear"):
+            nodes = list(self._graph.node)
+            used = count_reads(self._proto)
+            kept = [n for n in nodes if n.op_type != operator or used[n.output[0]]]
+            if len(kept) < len(nodes):
+                del self._graph.node[:]
+                self._graph.node.extend(kept)
 
 
-def _dequantized(tensor: str) -> str:
-    return f"{tensor}/uint8/float"
+def _scales_for_bias(
+    weights: NDArray[Any], scales: NDArray[Any], bias: NDArray[Any], input_scale: float
+) -> NDArray[np.float32]:
+    """Weight scales, one for each channel, in which the bias fits into INT32.
+
+    A channel needs another one only where its bias is more than 2**30 steps of its weights
+    and the input. With steps of 2**-30 of the bias, weights are off by less than 2**-31 of
+    it, and as the input is at most 255 steps large, a sum of k of them by k * 2**-23.
+    """
+    zero = ~weights.reshape(len(weights), -1).any(axis=1)
+    needed = np.abs(bias.astype(np.float64)) / (_LARGEST_BIAS * input_scale)
+    usual = np.where(zero, _ZERO_CHANNEL, scales.astype(np.float64))
+    return np.maximum(usual, needed).astype(np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 from boxwright.backends.base import TensorSpec
 from boxwright.backends.options import check_options
 from boxwright.backends.runner import CheckedRunner
+from boxwright.environment import cpu_features
 from boxwright.errors import BackendUnavailableError, BuildError, EngineError, InputError
 from boxwright.extras import import_onnxruntime
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 _FATAL = 4
 _OPTIONS = ("intra_op_num_threads",)
 _MAX_THREADS = 1024
+# Without VNNI, its kernels for UINT8 times INT8 add two products in 16 bits that saturate
+# (onnxruntime_session_options_config_keys.h). This turns weights into UINT8 when the graph is
+# optimised; a graph without INT8 is left as it is.
+_EXACT_INT8 = "session.x64quantprecision"
+_VNNI = {"avx512vnni", "avxvnni"}
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _DTYPES = {
@@ -78,6 +84,8 @@ def session_options(options: Mapping[str, Any], optimise: bool) -> Any:
     settings.intra_op_num_threads = threads
     # A crafted plan may name other files as its weights: look for them where there are none.
     settings.add_session_config_entry(_WEIGHTS_FOLDER, os.devnull)
+    if _VNNI.isdisjoint(cpu_features()):
+        settings.add_session_config_entry(_EXACT_INT8, "1")
     levels = runtime.GraphOptimizationLevel
     settings.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL

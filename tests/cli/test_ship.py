@@ -80,6 +80,10 @@ def test_missed_budgets_are_3_and_all_are_named(run: Run, material: dict[str, Pa
             ("--target", "onnxruntime", "--precision", "fp16"),
             "error: target onnxruntime does not build precision fp16 here",
         ),
+        (
+            ("--target", "onnxruntime", "--precision", "int8"),
+            "error: INT8 needs images to calibrate on",
+        ),
         (("--target", "tensorrt"), "error: target tensorrt cannot work here"),
         (("--max-drop", "1"), "error: a drop of AP can only be measured on labelled images"),
     ],

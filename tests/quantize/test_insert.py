@@ -89,7 +89,9 @@ def assert_canonical(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("rules", [ALL, Rules(first=True), Rules(first=True, residual=False, shared_scales=False)])
+@pytest.mark.parametrize(
+    "rules", [ALL, Rules(first=True), Rules(first=True, residual=False, shared_scales=False)]
+)
 def test_the_form_is_the_canonical_one(activation: str, rules: Rules) -> None:
     net = residual_net(activation)
     x = inputs()

@@ -213,7 +213,8 @@ def test_progress_tells_the_whole(material: dict[str, Path], tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"target": "abacus"}, "target abacus is not available"),
-        ({"precision": "int8"}, "does not build precision int8 here"),
+        ({"precision": "fp16"}, "does not build precision fp16 here"),
+        ({"precision": "int8"}, "INT8 needs images to calibrate on"),
         (
             {"annotations": None, "budgets": Budgets(max_drop=1)},
             "can only be measured on labelled images",

@@ -38,6 +38,7 @@ VERBS = {
         "boxwright.cli.inspect",
         "Show what a model or an engine holds, or what a runtime would refuse in it.",
     ),
+    "quantize": ("boxwright.cli.quantize", "Quantise a model to INT8, within a budget."),
     "build": ("boxwright.cli.build", "Build an engine from a model."),
     "plans": (
         "boxwright.cli.plans",

@@ -34,6 +34,7 @@ _IMPORT_OPTIONS = (
     boxwright ship yolov4-tiny.weights --images photos/ -o shipped/
     boxwright ship tiny.weights coco.names --images val/ --annotations val.json -o shipped/
     boxwright ship mine.onnx --head yolox --option channels=rgb --images photos/ -o shipped/
+    boxwright ship tiny.weights --images val/ --annotations val.json --calibration t/ -o shipped/
     boxwright ship tiny.weights --images photos/ --max-latency 40 --min-fps 25 -o shipped/
     """,
 )
@@ -61,7 +62,13 @@ _IMPORT_OPTIONS = (
     type=click.Choice(["auto", "fp32", "fp16", "int8"]),
     default="auto",
     show_default=True,
-    help="Precision; auto takes the best that keeps to the budgets.",
+    help="Precision; auto takes the fastest here that keeps to --max-drop.",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    help="Folder, image or pattern to calibrate INT8 on, others than --images; repeatable. "
+    " [default: INT8 does not take part]",
 )
 @click.option(
     "--max-drop",
@@ -124,6 +131,7 @@ def make_settings(settings: Settings, options: dict[str, Any]) -> ShipSettings:
         annotations=options["annotations"],
         target=options["target"],
         precision=options["precision"],
+        calibration=options["calibration"],
         budgets=Budgets(options["max_drop"], options["min_fps"], options["max_latency"]),
         import_options={
             "format": options["format_"],
@@ -170,6 +178,7 @@ def render(result: ShipResult, seconds: float) -> None:
         ],
         right=("source", "engine"),
     )
+    _precisions(summary)
     click.echo()
     checks: list[Check] = [*result.budgets, *result.checks]
     table(
@@ -180,6 +189,30 @@ def render(result: ShipResult, seconds: float) -> None:
         click.echo(f"note: {remark}")
     heading(f"Done in {seconds:.1f} s" + (f"; {was} stages were done before" if was else ""))
     facts([*result.files.items()])
+
+
+def _precisions(summary: Mapping[str, Any]) -> None:
+    """Which precisions were tried, and why one was chosen."""
+    from boxwright.cli.tables import table
+
+    if not summary["precision"]:
+        return
+    click.echo()
+    if summary["precisions_tried"]:
+        table(
+            ("precision", "network, ms", "points lost", ""),
+            [
+                (
+                    row["precision"],
+                    "not measured" if row["median_ms"] is None else f"{row['median_ms']:.2f}",
+                    "not measured" if row["drop"] is None else f"{row['drop']:+.2f}",
+                    "chosen" if row["precision"] == summary["precision"] else "",
+                )
+                for row in summary["precisions_tried"]
+            ],
+            right=("network, ms", "points lost"),
+        )
+    click.echo(f"built in {summary['precision']}: {summary['precision_reason']}")
 
 
 _VERDICTS = {True: "ok", False: "FAILED", None: "not measured"}

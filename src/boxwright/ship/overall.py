@@ -12,6 +12,7 @@ OVERALL = "overall"
 # reference, evaluation runs every image.
 _USUAL = {
     "import": 2,
+    "precision": 30,
     "build": 3,
     "verify": 15,
     "eval source": 20,

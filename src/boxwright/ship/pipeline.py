@@ -2,9 +2,10 @@
 
 ::
 
-    import, build, verify, eval source, eval engine, compare, bench, report
+    import, precision, build, verify, eval source, eval engine, compare, bench, report
 
-The three in the middle need labels and are left out without them. What a stage depends
+Evaluating and comparing need labels and are left out without them; so is choosing the
+precision where there is nothing to choose from. What a stage depends
 on is its key (:mod:`boxwright.ship.stages`); a run does what is not done.
 """
 
@@ -86,6 +87,7 @@ def make_stages(work: Work) -> list[Stage]:
     engine = {work.engine.name: lambda: engine_digest(work.engine)}
     stages = [
         Stage("import", lambda: _import_inputs(work), model, work.run_import),
+        *_precision_stage(work),
         Stage("build", lambda: _build_inputs(work), engine, work.run_build),
         Stage(
             "verify",
@@ -115,6 +117,33 @@ def make_stages(work: Work) -> list[Stage]:
         ),
     ]
     return stages
+
+
+def _precision_stage(work: Work) -> list[Stage]:
+    """Choosing the precision, where something has to be measured for that."""
+    if work.settings.fixed_precision is not None:
+        return []
+    outputs = {
+        work.built_model.name: lambda: sha256_file(work.built_model),
+        **_file(work, "evidence/precision.json"),
+    }
+    return [Stage("precision", lambda: _precision_inputs(work), outputs, work.run_precision)]
+
+
+def _precision_inputs(work: Work) -> dict[str, Any]:
+    from boxwright.images import find_images
+
+    settings = work.settings
+    calibration = find_images(settings.calibration) if settings.calibration else []
+    return {
+        **_machine_inputs(work, "fp32"),
+        "precision": settings.precision,
+        "calibration": sha256_of_files(calibration),
+        "images": sha256_of_files(work.images),
+        "labels": None if work.dataset is None else work.dataset.sha256,
+        "budget": settings.budgets.max_drop,
+        "seed": settings.seed,
+    }
 
 
 def _labelled_stages(work: Work) -> list[Stage]:
@@ -172,11 +201,15 @@ def _plain(value: Any) -> Any:
 
 
 def _build_inputs(work: Work) -> dict[str, Any]:
+    return {**_machine_inputs(work, work.precision), "model": sha256_file(work.built_model)}
+
+
+def _machine_inputs(work: Work, precision: Any) -> dict[str, Any]:
+    """What a build or a measurement of speed depends on."""
     from boxwright import backends
     from boxwright.backends.options import make_spec
 
     settings = work.settings
-    precision: Any = settings.built_precision
     spec = make_spec(precision, (1, 1, 16), settings.device, {})
     return {
         "version": __version__,
@@ -239,6 +272,8 @@ def _version(package: str) -> str | None:
 
 def _report_inputs(work: Work) -> dict[str, Any]:
     evidence = [work.evidence(name) for name in sealing.EVIDENCE]
+    if work.settings.fixed_precision is not None:
+        evidence = [path for path in evidence if path.stem != "precision"]
     pictures = sorted((work.folder / "evidence").glob("*/*"))
     labelled = work.dataset is not None
     return {

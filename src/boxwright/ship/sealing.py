@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from boxwright.ship.stages import StageRecord
     from boxwright.ship.work import Work
 
-EVIDENCE = ("verify", "accuracy", "bench", "charts")
+EVIDENCE = ("precision", "verify", "accuracy", "bench", "charts")
 
 
 def seal(work: Work) -> None:
@@ -58,7 +58,9 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _evidence(work: Work) -> dict[str, dict[str, Any]]:
-    names = [name for name in EVIDENCE if work.dataset is not None or name != "accuracy"]
+    without = {"accuracy"} if work.dataset is None else set()
+    without |= {"precision"} if work.settings.fixed_precision is not None else set()
+    names = [name for name in EVIDENCE if name not in without]
     return {name: json.loads(read_regular(work.evidence(name))) for name in names}
 
 
@@ -120,5 +122,7 @@ def _for_report(work: Work, engine: Engine, found: dict[str, dict[str, Any]]) ->
 
 def _remarks(found: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     return tuple(
-        note for name in ("verify", "charts") for note in found.get(name, {}).get("notes", ())
+        note
+        for name in ("precision", "verify", "charts")
+        for note in found.get(name, {}).get("notes", ())
     )

@@ -51,7 +51,9 @@ class ShipSettings:
         output: Folder for everything.
         annotations: Labels of the images: COCO json, YOLO or VOC.
         target: A backend; ``auto`` takes the best there is.
-        precision: ``auto`` takes the best there is.
+        precision: ``auto`` takes the fastest that keeps to the budget; INT8 takes part where
+            there are images to calibrate on.
+        calibration: Folder, file or pattern each, of images to calibrate INT8 on.
         budgets: What must be kept to.
         import_options: As `boxwright.import_model` takes them.
         against: Peers to measure speed beside.
@@ -69,6 +71,7 @@ class ShipSettings:
     annotations: Path | None = None
     target: str = "auto"
     precision: str = "auto"
+    calibration: tuple[str, ...] = ()
     budgets: Budgets = field(default_factory=Budgets)
     import_options: Mapping[str, Any] = field(default_factory=dict)
     against: tuple[str, ...] = ()
@@ -91,10 +94,23 @@ class ShipSettings:
             "onnxruntime",
         )
 
+    @functools.cached_property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that the backend builds here."""
+        from boxwright import backends
+        from boxwright.backends.capabilities import capabilities
+
+        return tuple(capabilities(backends.get(self.backend))["precisions"] or ["fp32"])
+
     @property
-    def built_precision(self) -> str:
-        """The precision that `precision` means."""
-        return "fp32" if self.precision == "auto" else self.precision
+    def fixed_precision(self) -> str | None:
+        """The precision, where nothing has to be measured to know it."""
+        if self.precision not in ("auto", "int8"):
+            return self.precision
+        if self.calibration and "int8" in self.precisions:
+            return None
+        others = [name for name in self.precisions if name not in ("fp32", "int8")]
+        return None if self.precision == "int8" or others else "fp32"
 
     def check(self) -> None:
         """Refuse what cannot be done, before any work.
@@ -105,7 +121,6 @@ class ShipSettings:
             MissingExtraError: Labels were given, and what computes AP is not installed.
         """
         from boxwright import backends
-        from boxwright.backends.capabilities import capabilities
 
         if self.backend not in backends.names():
             raise InputError(
@@ -115,11 +130,15 @@ class ShipSettings:
         reason = backends.get(self.backend).unavailable()
         if reason is not None:  # now, not after the import
             raise BackendUnavailableError(f"target {self.target} cannot work here: {reason}")
-        known = capabilities(backends.get(self.backend))["precisions"] or ["fp32"]
-        if self.built_precision not in known:
+        if self.precision != "auto" and self.precision not in self.precisions:
             raise InputError(
                 f"target {self.backend} does not build precision {self.precision} here; "
-                f"available are auto, {', '.join(known)}"
+                f"available are auto, {', '.join(self.precisions)}"
+            )
+        if self.precision == "int8" and not self.calibration:
+            raise InputError(
+                "INT8 needs images to calibrate on, others than those it is proven on: give "
+                "--calibration"
             )
         if self.budgets.max_drop is not None and self.annotations is None:
             raise InputError(
@@ -174,6 +193,8 @@ class ShipSettings:
         for flag, word in (("target", self.target), ("precision", self.precision)):
             if word != "auto":
                 words += [f"--{flag}", word]
+        for images in self.calibration:
+            words += ["--calibration", images]
         for name, limit in self.budgets.to_dict().items():
             words += [f"--{name.replace('_', '-')}", _shortest(limit)]
         for peer in self.against:

@@ -67,6 +67,11 @@ def summarise(
     parity = verify.get("parity", ())
     worst = [t["nrmse"] for t in (parity[0]["tensors"] if parity else ()) if t["nrmse"] is not None]
     return {
+        "precision": evidence.get("precision", {}).get("precision"),
+        "precision_reason": _why(evidence.get("precision", {})),
+        "precisions_tried": list(
+            (evidence.get("precision", {}).get("choice") or {}).get("tried", ())
+        ),
         "metric": accuracy.get("metric"),
         "ap_source": accuracy.get("ap_source"),
         "ap_engine": accuracy.get("ap_engine"),
@@ -83,6 +88,12 @@ def summarise(
         "model_bytes": model_bytes,
         "engine_bytes": engine_bytes,
     }
+
+
+def _why(precision: Json) -> str | None:
+    """Why a precision was chosen, where it had to be."""
+    choice, budget = precision.get("choice") or {}, precision.get("budget") or {}
+    return choice.get("reason") or budget.get("reason")
 
 
 def _matched(parity: Sequence[Json]) -> list[int] | None:

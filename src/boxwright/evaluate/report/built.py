@@ -13,6 +13,9 @@ from boxwright.evaluate.report.numbers import duration
 from boxwright.files import human_size
 from boxwright.receipt import SECTIONS
 
+# Of a quantisation: what was measured on the way.
+_TABLES = ("budget", "latency", "choice", "notes")
+
 
 def render(evidence: Evidence) -> Html:
     """The section."""
@@ -124,4 +127,5 @@ def _classes(names: tuple[str, ...]) -> Html:
 
 
 def _pairs(content: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in content.items())
+    """Names and values; tables, which have a section of their own, are left out."""
+    return ", ".join(f"{name} {value}" for name, value in content.items() if name not in _TABLES)

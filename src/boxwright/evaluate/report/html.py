@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from boxwright._version import __version__
-from boxwright.evaluate.report import accuracy, built, faithful, speed
+from boxwright.evaluate.report import accuracy, built, faithful, quantized, speed
 from boxwright.evaluate.report.access import listing, mapping
 from boxwright.evaluate.report.evidence import Evidence
 from boxwright.evaluate.report.layout import anchor, note, page, section, tile, verdict
@@ -34,6 +34,7 @@ def render(evidence: Evidence) -> str:
     """The report as text."""
     sections = [
         built.render(evidence),
+        quantized.render(evidence.card),
         faithful.render(evidence),
         accuracy.render(evidence),
         speed.render(evidence),
@@ -70,7 +71,8 @@ def _header(evidence: Evidence) -> Html:
         f"{len(card.class_names)} classes",
         str(evidence.receipt.get("created") or "").replace("T", " ").replace("+00:00", " UTC"),
     ]
-    links = [el("a", title, href=f"#{anchor(title)}") for title in _TITLES]
+    titles = [_TITLES[0], quantized.TITLE, *_TITLES[1:]] if quantized.render(card) else _TITLES
+    links = [el("a", title, href=f"#{anchor(title)}") for title in titles]
     return el(
         "header",
         el("p", "Boxwright evidence report", class_="kicker"),

@@ -1,0 +1,400 @@
+"""The whole of quantising a model: calibration, search, latency, and what is handed out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from boxwright._version import __version__
+from boxwright.card import Transform
+from boxwright.errors import BackendUnavailableError, InputError
+from boxwright.files import sha256_file
+from boxwright.model import Model
+from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize.budget import ALL_METHODS, BudgetResult, Place, search
+from boxwright.quantize.calibration import Calibration, calibrate
+from boxwright.quantize.comparison import compare_precisions
+from boxwright.quantize.latency import (
+    INT8,
+    Choice,
+    Latency,
+    load_precision,
+    precisions_of,
+)
+from boxwright.quantize.legacy_ranges import ranges_from_cache
+from boxwright.quantize.measurements import Measurements
+from boxwright.quantize.objective import (
+    AgreementObjective,
+    HeadReference,
+    LabelledObjective,
+    Objective,
+)
+from boxwright.quantize.placement import place
+from boxwright.quantize.quantizer import TRANSFORM, Quantized, prepare
+from boxwright.quantize.ranges import Method
+from boxwright.quantize.rules import Rules
+from boxwright.quantize.variants import Variant, Workshop, prepared
+
+if TYPE_CHECKING:
+    from boxwright.datasets import Dataset
+
+REFUSED = "quantize:refused"
+"""The transform on the card of a float model that was to be quantised and was not."""
+
+# Their INT8 rounds more often than the graph's pairs say, so candidates are measured on them;
+# TensorRT takes minutes to build one, and computes what the pairs say.
+_QUICK = ("onnxruntime", "openvino")
+
+# For the order of layers; more images change it little.
+_HEAD_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be done.
+
+    Attributes:
+        calibration: Image files; may be empty with `from_cache`.
+        from_cache: A TensorRT calibration cache to take ranges from, instead of images.
+        dataset: Labels to measure AP on.
+        images: Images to measure agreement on where there are no labels; by default those
+            calibrated on.
+        method: How ranges are had; ``auto`` measures which is best.
+        percentile: Of the method ``percentile``, and of ``auto`` when it tries that.
+        max_drop: The budget in points; ``None`` states none.
+        keep: Layers that stay in float.
+        rules: What may be quantised; by default what fits `target`.
+        bias: Try correcting biases, and keep it where it helps: always, never, or (``None``)
+            where the budget is missed without.
+        target: The backend that it is for, if that is decided.
+        latency: Measure speed on `target`, and hand INT8 out only where it is faster.
+        device: For `target`.
+        seed: Of everything random.
+        work: Folder for what a later run can go on with; ``None`` keeps nothing.
+    """
+
+    calibration: Sequence[Path] = ()
+    from_cache: Path | None = None
+    dataset: Dataset | None = None
+    images: Sequence[Path] = ()
+    method: Method | Literal["auto"] = "auto"
+    percentile: float = 99.99
+    max_drop: float | None = None
+    keep: Sequence[str] = ()
+    rules: Rules | None = None
+    bias: bool | None = None
+    target: str | None = None
+    latency: bool = False
+    device: str = "auto"
+    seed: int = 0
+    work: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out.
+
+    Attributes:
+        model: What is handed out: in INT8, or the float model where that is better.
+        quantized: The INT8 model that was found; ``None`` where none meets the budget.
+        calibration: What it rests on.
+        budget: What was measured; ``None`` where nothing was.
+        latency: How fast on the target; ``None`` where not measured.
+        choice: Which precision to build, where latency was measured.
+        notes: What a user should know.
+    """
+
+    model: Model
+    quantized: Quantized | None
+    calibration: Calibration
+    budget: BudgetResult | None
+    latency: Latency | None = None
+    choice: Choice | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """The precision to build `model` in."""
+        if self.choice is not None:
+            return self.choice.precision
+        return "fp32" if self.quantized is None else INT8
+
+    @property
+    def met(self) -> bool:
+        """Whether the budget was kept to, or none was stated; not whether INT8 came out."""
+        return self.budget is None or self.budget.met
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "precision": self.precision,
+            "met": self.met,
+            **({} if self.quantized is None else self.quantized.to_dict()),
+            "calibration": {
+                "images": self.calibration.images,
+                "images_sha256": self.calibration.images_sha256,
+            },
+            "budget": None if self.budget is None else self.budget.to_dict(),
+            "latency": None if self.latency is None else self.latency.to_dict(),
+            "choice": None if self.choice is None else self.choice.to_dict(),
+            "notes": list(self.notes),
+        }
+
+
+def quantize_model(model: Model, request: Request, progress: ProgressCallback = silent) -> Outcome:
+    """Quantise a model as asked, and measure what that costs and brings.
+
+    Args:
+        model: In float; it is not changed.
+        request: What is to be done.
+        progress: Told of each part.
+
+    Raises:
+        InputError: Something given is wrong or does not fit together.
+        MissingExtraError: Labels were given, and what computes AP is not installed.
+        BackendUnavailableError: Latency is asked for on a backend that cannot work here.
+    """
+    return _Job(model, request, progress).run()
+
+
+@dataclass
+class _Job:
+    model: Model
+    request: Request
+    progress: ProgressCallback
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> Outcome:
+        request = self.request
+        self._check()
+        if request.work is not None:
+            request.work.mkdir(parents=True, exist_ok=True)
+        rules = request.rules or (Rules.of_target(request.target) if request.target else Rules())
+        calibration = self._calibration(rules)
+        workshop = Workshop(
+            self.model,
+            calibration,
+            images=request.calibration,
+            rules=rules,
+            keep=request.keep,
+        )
+        objective = self._objective()
+        if objective is None:
+            variant = self._variants()[0]
+            made = workshop.make(
+                dataclasses.replace(variant, bias=bool(request.bias)), self.progress
+            )
+            return self._finish(made, calibration, None, None)
+        self._note_overlap(objective)
+        found = search(
+            workshop,
+            objective,
+            request.max_drop,
+            variants=self._variants(),
+            bias=request.bias,
+            heads=self._heads,
+            heads_key=self._heads_key(),
+            measurements=self._measurements(),
+            place=self._place(),
+            progress=self.progress,
+        )
+        return self._finish(found.quantized, calibration, found, objective)
+
+    def _place(self) -> Place | None:
+        """The target, where it makes a model ready within seconds and is to be measured."""
+        target = self.request.target
+        if not self.request.latency or target not in _QUICK or INT8 not in precisions_of(target):
+            return None
+        from boxwright import backends
+        from boxwright.backends.base import BuildSpec
+
+        device, progress = self.request.device, self.progress
+        spec = BuildSpec(precision="int8", device=device)
+        return Place(
+            target,
+            backends.get(target).fingerprint(spec),
+            lambda model: load_precision(model, target, INT8, device, progress),
+        )
+
+    def _check(self) -> None:
+        request = self.request
+        if not request.calibration and request.from_cache is None:
+            raise InputError("quantising needs images to calibrate on, or a calibration cache")
+        if request.from_cache is not None and request.method not in ("auto", "minmax"):
+            raise InputError(
+                f"a calibration cache holds ranges, no histograms: method {request.method} "
+                "needs images; leave --method out, or give --calibration instead"
+            )
+        if request.bias and not request.calibration:
+            raise InputError("correcting biases needs images: give --calibration too")
+        if request.max_drop is not None and not self._measured_images():
+            raise InputError(
+                "a budget needs images to measure on: give --images, with --annotations or "
+                "without, or --calibration"
+            )
+        if request.latency and request.target is None:
+            raise InputError("latency is measured on a target: name one")
+        if request.latency and request.target is not None:
+            from boxwright import backends
+
+            reason = backends.get(request.target).unavailable()
+            if reason is not None:
+                raise BackendUnavailableError(
+                    f"latency cannot be measured on {request.target} here: {reason}"
+                )
+
+    def _measured_images(self) -> Sequence[Path]:
+        if self.request.dataset is not None:
+            return [image.path for image in self.request.dataset.images]
+        return self.request.images or self.request.calibration
+
+    def _calibration(self, rules: Rules) -> Calibration:
+        request = self.request
+        if request.from_cache is not None:
+            placement = place(prepare(self.model).proto, rules, request.keep)
+            wanted = [tensor.name for tensor in placement.tensors]
+            return ranges_from_cache(self.model, request.from_cache, wanted)
+        cache = None if request.work is None else request.work / "calibration.npz"
+        found = calibrate(self.model, request.calibration, cache=cache, progress=self.progress)
+        self.notes.extend(found.warnings)
+        return found
+
+    def _variants(self) -> tuple[Variant, ...]:
+        request = self.request
+        if request.from_cache is not None:
+            return (Variant("minmax"),)
+        if request.method == "auto" and self._measures():
+            return tuple(
+                dataclasses.replace(variant, percentile=request.percentile)
+                if variant.method == "percentile"
+                else variant
+                for variant in ALL_METHODS
+            )
+        method: Method = "minmax" if request.method == "auto" else request.method
+        return (Variant(method, request.percentile if method == "percentile" else 99.99),)
+
+    def _measures(self) -> bool:
+        """Whether anything of the result is to be measured."""
+        if self.model.card.task != "detect":
+            return False
+        request = self.request
+        stated = request.dataset is not None or request.max_drop is not None or request.images
+        choosing = request.method == "auto" and request.from_cache is None
+        return bool(stated or choosing or request.latency)
+
+    def _objective(self) -> Objective | None:
+        request = self.request
+        if self.model.card.task != "detect":
+            if request.max_drop is not None:
+                raise InputError(
+                    f"{self.model.card.name} is a model to {self.model.card.task}; a budget is "
+                    "about detections: leave --max-drop out"
+                )
+            return None
+        if not self._measures() or not self._measured_images():
+            return None
+        if request.dataset is not None:
+            return LabelledObjective(request.dataset)
+        if not request.images:
+            self.notes.append(
+                "agreement was measured on the images calibrated on, which flatters it; give "
+                "others with --images"
+            )
+        return AgreementObjective(self.model, self._measured_images(), self.progress)
+
+    def _note_overlap(self, objective: Objective) -> None:
+        """Say where images that were calibrated on are measured on as well."""
+        request = self.request
+        if not request.calibration or not (request.images or request.dataset):
+            return
+        calibrated = {sha256_file(path) for path in request.calibration}
+        shared = sum(
+            path.is_file() and sha256_file(path) in calibrated for path in objective.images
+        )
+        if shared:
+            self.notes.append(
+                f"WARNING: {shared} of {len(objective.images)} images measured on were calibrated "
+                "on as well (the same content), which makes INT8 look better than it is; "
+                "calibrate on others"
+            )
+
+    def _head_images(self) -> list[Path]:
+        return list(self.request.calibration or self._measured_images())[:_HEAD_IMAGES]
+
+    def _heads(self) -> HeadReference:
+        return HeadReference(self.model, prepared(self.model, self._head_images()))
+
+    def _heads_key(self) -> str:
+        return " ".join(sha256_file(path)[:16] for path in self._head_images() if path.is_file())
+
+    def _measurements(self) -> Measurements:
+        work = self.request.work
+        return Measurements(None if work is None else work / "measurements.json")
+
+    def _finish(
+        self,
+        quantized: Quantized | None,
+        calibration: Calibration,
+        budget: BudgetResult | None,
+        objective: Objective | None,
+    ) -> Outcome:
+        latency = choice = None
+        if quantized is not None and self.request.latency:
+            latency, choice = self._compare(quantized, objective, budget)
+            if choice.precision != INT8:
+                self.notes.append(
+                    f"{choice.reason}. So the model handed out is the float one: build it with "
+                    f"--precision {choice.precision}"
+                )
+        effect: dict[str, Any] = {
+            **({} if budget is None else {"budget": budget.to_dict(times=False)}),
+            **({} if latency is None else {"latency": latency.to_dict()}),
+            **({} if choice is None else {"choice": choice.to_dict()}),
+            **({"notes": list(self.notes)} if self.notes else {}),
+        }
+        hands_out = quantized is not None and (choice is None or choice.precision == INT8)
+        if quantized is not None:
+            quantized = dataclasses.replace(quantized, model=_with_effect(quantized.model, effect))
+        given = quantized.model if hands_out and quantized is not None else self._refused(effect)
+        return Outcome(given, quantized, calibration, budget, latency, choice, tuple(self.notes))
+
+    def _compare(
+        self, quantized: Quantized, objective: Objective | None, budget: BudgetResult | None
+    ) -> tuple[Latency, Choice]:
+        """Every precision of the target: how fast, and what it loses there."""
+        known: dict[str, float] = {}
+        if self._place() is not None and budget is not None and budget.chosen is not None:
+            known[INT8] = budget.chosen.drop
+        compared = compare_precisions(
+            self.model,
+            quantized.model,
+            self.request.target or "",
+            prepared(self.model, list(self._measured_images())[:1]),
+            objective=objective,
+            float_value=None if budget is None else budget.float_value,
+            known=known,
+            max_drop=self.request.max_drop,
+            device=self.request.device,
+            seed=self.request.seed,
+            progress=self.progress,
+        )
+        self.notes.extend(compared.notes)
+        return compared.latency, compared.choice
+
+    def _refused(self, effect: dict[str, Any]) -> Model:
+        """The float model, whose card says what was tried."""
+        step = Transform(REFUSED, {}, {"boxwright": __version__}, effect)
+        return self.model.with_card(self.model.card.with_transform(step))
+
+
+def _with_effect(model: Model, effect: dict[str, Any]) -> Model:
+    """The model whose last transform, the quantisation, also says what was measured."""
+    card = model.card
+    last = card.transforms[-1]
+    if last.name != TRANSFORM:
+        raise AssertionError(last.name)
+    step = dataclasses.replace(last, effect={**last.effect, **effect})
+    return model.with_card(dataclasses.replace(card, transforms=(*card.transforms[:-1], step)))

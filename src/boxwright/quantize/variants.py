@@ -1,0 +1,179 @@
+"""Candidates of a search: which ranges, which layers, and the model that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxwright.images import load_image
+from boxwright.parallel import map_images
+from boxwright.preprocess import Preprocessor
+from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize.bias import MOST_IMAGES, bias_corrections, corrected
+from boxwright.quantize.calibration import Calibration
+from boxwright.quantize.placement import place
+from boxwright.quantize.probing import choose_probe
+from boxwright.quantize.quantizer import Quantized, prepare, quantize
+from boxwright.quantize.rules import Rules
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from boxwright.model import Model
+    from boxwright.preprocess import Pixels
+    from boxwright.quantize.ranges import Method
+
+# Raise it when quantising the same thing gives another model: what was measured is stale.
+_REVISION = 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to quantise a model.
+
+    Attributes:
+        method: How a range follows from what was seen.
+        percentile: Of the method ``percentile``.
+        keep: Layers that stay in float, beside those that the rules keep.
+        bias: Whether biases are corrected.
+    """
+
+    method: Method = "minmax"
+    percentile: float = 99.99
+    keep: frozenset[str] = frozenset()
+    bias: bool = False
+
+    @property
+    def ranges(self) -> str:
+        """The method, with its percentile."""
+        return f"percentile {self.percentile:g}" if self.method == "percentile" else self.method
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "method": self.method,
+            **({"percentile": self.percentile} if self.method == "percentile" else {}),
+            "keep": sorted(self.keep),
+            "bias_correction": self.bias,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Remembering(Calibration):
+    """A calibration that works out each range once."""
+
+    known: dict[tuple[str, str, float], float] = field(default_factory=dict)
+
+    def amax(self, tensor: str, method: Method = "minmax", *, percentile: float = 99.99) -> float:
+        key = (tensor, method, percentile)
+        if key not in self.known:
+            self.known[key] = super().amax(tensor, method, percentile=percentile)
+        return self.known[key]
+
+
+class Workshop:
+    """Makes variants of one model.
+
+    Args:
+        model: In float.
+        calibration: What its tensors held on images.
+        images: The images that biases are corrected on; the first 64 are taken.
+        rules: What may be quantised.
+        keep: Layers that stay in float in every variant.
+
+    Attributes:
+        layers: Names of the layers that may be quantised, in the order of the graph.
+
+    Raises:
+        InputError: The model is quantised already, or `keep` names no layer.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        *,
+        images: Sequence[str | Path] = (),
+        rules: Rules | None = None,
+        keep: Collection[str] = (),
+    ) -> None:
+        self.model = model
+        self.rules = rules or Rules()
+        self.keep = frozenset(keep)
+        self.calibration = calibration
+        self._ranges = _Remembering(
+            calibration.statistics,
+            calibration.images,
+            calibration.model_sha256,
+            calibration.images_sha256,
+            calibration.everything,
+        )
+        self._images = [Path(image) for image in images][:MOST_IMAGES]
+        self._corrections: dict[tuple[str, float], dict[str, NDArray[np.float32]]] = {}
+        placement = place(prepare(model).proto, self.rules, self.keep)
+        self.layers = tuple(layer.name for layer in placement.quantized)
+
+    @property
+    def can_correct(self) -> bool:
+        """Whether there are images to correct biases on."""
+        return bool(self._images)
+
+    def key(self, variant: Variant) -> dict[str, Any]:
+        """Everything that a variant's weights and scales depend on; JSON values."""
+        rules = {name: getattr(self.rules, name) for name in self.rules.__dataclass_fields__}
+        return {
+            "revision": _REVISION,
+            "model": self.calibration.model_sha256,
+            "calibration": self.calibration.images_sha256,
+            "rules": rules,
+            "always_kept": sorted(self.keep),
+            **variant.to_dict(),
+            **({"bias_images": len(self._images)} if variant.bias else {}),
+        }
+
+    def make(self, variant: Variant, progress: ProgressCallback = silent) -> Quantized:
+        """The model of a variant.
+
+        Raises:
+            InputError: The calibration lacks a tensor, or an image cannot be read.
+        """
+        found = self._quantize(variant, self.keep | variant.keep)
+        if not variant.bias:
+            return found
+        key = (variant.method, variant.percentile)
+        if key not in self._corrections:
+            whole = self._quantize(variant, self.keep)
+            pixels = prepared(self.model, self._images)
+            self._corrections[key] = bias_corrections(self.model, whole, pixels, progress=progress)
+        return corrected(found, self._corrections[key], len(self._images))
+
+    @cached_property
+    def _probe(self) -> Pixels | None:
+        """A real image for the model to keep."""
+        return choose_probe(self.model, self._images)
+
+    def _quantize(self, variant: Variant, keep: Collection[str]) -> Quantized:
+        return quantize(
+            self.model,
+            self._ranges,
+            method=variant.method,
+            percentile=variant.percentile,
+            rules=self.rules,
+            keep=keep,
+            probe=self._probe,
+        )
+
+
+def prepared(model: Model, paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Images at the model's input size: uint8 ``(N, H, W, 3)``.
+
+    Raises:
+        ImageError: One cannot be read.
+    """
+    preprocessor = Preprocessor(model.card)
+    return np.stack(map_images(lambda path: preprocessor.prepare(load_image(path))[0], paths))

@@ -1,0 +1,142 @@
+"""``boxwright quantize``: what it writes, says, and answers with which exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from boxwright.model import Model
+from boxwright.quantize.objective import LabelledObjective
+from tests.cli.conftest import Run
+from tests.models import make_model
+from tests.quantize.test_calibration import write_images
+from tests.ship.material import write_material
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, images to calibrate on, and labelled ones."""
+    folder = tmp_path_factory.mktemp("made")
+    write_material(folder)
+    write_images(folder / "calibration", 5, seed=3)
+    model = make_model()
+    # It finds something in noise.
+    card = dataclasses.replace(model.card, score_threshold=0.05)
+    model.with_card(card).save(folder / "tiny-float.onnx")
+    return folder
+
+
+def test_a_model_is_quantised_and_can_be_built(run: Run, made: Path) -> None:
+    done = run(
+        "quantize", made / "tiny-float.onnx", "--calibration", made / "calibration", "-o", "q.onnx"
+    )
+    assert done.exit_code == 0, done.output
+    for said in ("in INT8", "in float", "gives a head's output", "build it with", "int8"):
+        assert said in done.stdout
+    assert "calibrated on 5 images; at least 100 are advised" in done.stdout
+    model = Model.load("q.onnx")
+    assert any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node)
+    assert {path.name for path in Path("q.onnx.work").iterdir()} == {
+        "calibration.npz",
+        "measurements.json",
+    }
+    built = run("build", "q.onnx", "--precision", "int8", "-o", "q.bw")
+    assert built.exit_code == 0, built.output
+    shown = run("report", "q.bw", "-o", "q.html")
+    assert shown.exit_code == 0, shown.output
+    assert "How INT8 was decided" in Path("q.html").read_text()
+
+
+def test_json_has_the_whole_search(run: Run, made: Path) -> None:
+    done = run(
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
+        *("--images", made / "images", "--annotations", made / "labels.json"),
+        *("--max-drop", "100", "-o", "q.onnx", "--json"),
+    )
+    assert done.exit_code == 0, done.output
+    content = json.loads(done.stdout)
+    assert content["output"] == "q.onnx"
+    assert content["met"] is True
+    assert content["precision"] == "int8"
+    assert content["budget"]["objective"] == "AP on 5 labelled images"
+    assert [item["method"] for item in content["budget"]["candidates"]] == [
+        *("minmax", "percentile", "entropy", "mse"),
+    ]
+    assert {item["precision"] for item in content["layers"]} == {"int8", "float"}
+
+
+def test_a_missed_budget_is_exit_code_3_and_the_float_model(
+    run: Run, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([80.0])
+    monkeypatch.setattr(LabelledObjective, "measure", lambda *_, **__: next(answers, 10.0))
+    done = run(
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
+        *("--images", made / "images", "--annotations", made / "labels.json"),
+        *("--max-drop", "1", "-o", "q.onnx"),
+    )
+    assert done.exit_code == 3, done.output
+    assert "exit code 3" in done.stderr
+    assert "missed" in done.stdout
+    assert "--precision fp32" in done.stdout
+    assert not any(n.op_type == "QuantizeLinear" for n in Model.load("q.onnx").proto.graph.node)
+
+
+def test_layers_can_be_listed_and_kept(run: Run, made: Path) -> None:
+    done = run("quantize", made / "tiny-float.onnx", "--list", "--json")
+    assert done.exit_code == 0, done.output
+    layers = json.loads(done.stdout)["layers"]
+    quantised = [layer["name"] for layer in layers if layer["precision"] == "int8"]
+    assert quantised
+    kept = run("quantize", made / "tiny-float.onnx", "--list", "--keep", quantised[0])
+    assert "asked to stay in float" in kept.stdout
+    few = run("quantize", made / "tiny-float.onnx", "--list", "--min-channels", "64")
+    assert "16 channels, fewer than 64" in few.stdout
+
+
+def test_a_cache_of_tensorrt_is_written_and_read(run: Run, made: Path) -> None:
+    first = run(
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
+        *("--method", "entropy", "--write-cache", "c.cache", "-o", "a.onnx"),
+    )
+    assert first.exit_code == 0, first.output
+    assert Path("c.cache").read_text().startswith("TRT-8601-EntropyCalibration2\n")
+    second = run("quantize", made / "tiny-float.onnx", "--from-cache", "c.cache", "-o", "b.onnx")
+    assert second.exit_code == 0, second.output
+    assert "a calibration cache" in second.stdout
+
+
+_WRONG: list[tuple[tuple[str, ...], int, str]] = [
+    (("-o", "q.onnx"), 1, "needs images to calibrate on"),
+    (("--calibration", "{0}/calibration"), 2, "give the file to write with -o"),
+    (("--calibration", "{0}/calibration", "--latency", "-o", "q.onnx"), 2, "needs --target"),
+    (("--calibration", "{0}/calibration", "-o", "{0}/tiny-float.onnx"), 1, "would destroy it"),
+    (
+        ("--calibration", "{0}/calibration", "--keep", "nothing", "-o", "q.onnx"),
+        1,
+        "cannot keep 'nothing' in float",
+    ),
+    (("--calibration", "nowhere", "-o", "q.onnx"), 1, "nowhere"),
+    (("--calibration", "{0}/calibration", "--max-drop", "200", "-o", "q.onnx"), 2, "max-drop"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), _WRONG)
+def test_wrong_use_is_told(
+    run: Run, made: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run("quantize", made / "tiny-float.onnx", *(a.format(made) for a in arguments))
+    assert done.exit_code == code, done.output
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+
+
+def test_a_quantised_model_is_not_quantised_again(run: Run, made: Path) -> None:
+    arguments = ("--calibration", made / "calibration", "--method", "minmax")
+    assert run("quantize", made / "tiny-float.onnx", *arguments, "-o", "q.onnx").exit_code == 0
+    again = run("quantize", "q.onnx", *arguments, "-o", "r.onnx")
+    assert again.exit_code == 1
+    assert "quantised already" in again.output

@@ -1,0 +1,372 @@
+"""The search for the fewest float layers, with a judge whose answers are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boxwright.backends.base import Runner
+from boxwright.errors import InputError
+from boxwright.graph.session import plain_session
+from boxwright.model import Model
+from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize.budget import Place, search
+from boxwright.quantize.calibration import calibrate
+from boxwright.quantize.canonical import canonical_runner
+from boxwright.quantize.measurements import Measurements
+from boxwright.quantize.objective import HeadReference
+from boxwright.quantize.rules import Rules
+from boxwright.quantize.sensitivity import groups_of, measure_sensitivity, worst_first
+from boxwright.quantize.variants import Variant, Workshop, prepared
+from tests.models import make_images, make_model
+from tests.quantize.test_calibration import write_images
+
+_RULES = Rules(min_channels=1, first=True, heads=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_images(tmp_path_factory.mktemp("calibration") / "images", 6)
+
+
+@pytest.fixture(scope="module")
+def workshop(model: Model, images: list[Path]) -> Workshop:
+    return Workshop(model, calibrate(model, images), images=images, rules=_RULES)
+
+
+def int8_layers(model: Model) -> set[str]:
+    """Names of the convolutions that read a dequantised tensor."""
+    made = {n.output[0]: n.op_type for n in model.proto.graph.node}
+    return {
+        node.name
+        for node in model.proto.graph.node
+        if node.op_type == "Conv" and made.get(node.input[0]) == "DequantizeLinear"
+    }
+
+
+class Judge:
+    """An objective with a price for each layer in INT8."""
+
+    name = "made-up points"
+    key = "made-up"
+    default_drop = 0.5
+    images: Sequence[Path] = (Path("one.png"),)
+
+    def __init__(self, price: Callable[[set[str]], float]) -> None:
+        self._price = price
+        self.asked = 0
+
+    def measure(
+        self, model: Model, runner: Runner | None = None, progress: ProgressCallback = silent
+    ) -> float:
+        if runner is not None:
+            runner.close()
+        self.asked += 1
+        return 50.0 - self._price(int8_layers(model))
+
+
+def heads(model: Model) -> HeadReference:
+    return HeadReference(model, make_images(model, 2))
+
+
+def test_all_layers_in_int8_are_chosen_where_the_budget_allows(workshop: Workshop) -> None:
+    judge = Judge(lambda layers: 0.01 * len(layers))
+    found = search(workshop, judge, 0.5, variants=[Variant("minmax")])
+    assert found.met
+    assert found.quantized is not None
+    assert found.chosen is not None
+    assert int8_layers(found.quantized.model) == set(workshop.layers)
+    assert len(workshop.layers) == 5
+    assert found.chosen.drop == pytest.approx(0.05)
+    assert judge.asked == 2, "the float model and one candidate"
+
+
+@pytest.mark.parametrize("culprits", [(0,), (4,), (1, 3), (0, 2, 4)])
+def test_exactly_the_layers_that_cost_too_much_stay_in_float(
+    model: Model, workshop: Workshop, culprits: tuple[int, ...]
+) -> None:
+    """Whatever the sensitivity says: giving back finds which were kept in vain."""
+    bad = {workshop.layers[number] for number in culprits}
+    judge = Judge(lambda layers: 1.0 * len(layers & bad))
+    found = search(workshop, judge, 0.5, variants=[Variant("minmax")], heads=lambda: heads(model))
+    assert found.chosen is not None
+    assert found.quantized is not None
+    assert found.chosen.variant.keep == bad
+    assert int8_layers(found.quantized.model) == set(workshop.layers) - bad
+    assert f"{len(bad)} of 5 layers stay in float" in found.reason
+
+
+def test_a_budget_that_no_mixture_meets_is_said_so(model: Model, workshop: Workshop) -> None:
+    judge = Judge(lambda layers: 3.0 if layers else 0.0)
+    found = search(workshop, judge, 0.5, variants=[Variant("minmax")], heads=lambda: heads(model))
+    assert not found.met
+    assert found.quantized is None
+    assert found.chosen is None
+    assert "no mixture of INT8 and float layers" in found.reason
+    assert "loses 3.00" in found.reason
+    assert all(item.ok is False for item in found.candidates)
+
+
+def test_without_a_budget_the_variant_that_loses_least_is_taken(workshop: Workshop) -> None:
+    scales = {
+        variant.method: workshop.make(variant).amax
+        for variant in (Variant("minmax"), Variant("percentile", 90.0))
+    }
+    assert scales["minmax"] != scales["percentile"]
+    answers = iter([50.0, 44.0, 47.0])
+    judge = Judge(lambda layers: 0.0)
+    judge.measure = lambda *_, **__: next(answers)  # type: ignore[method-assign]
+    found = search(workshop, judge, None, variants=[Variant("minmax"), Variant("percentile", 90.0)])
+    assert found.chosen is not None
+    assert found.chosen.variant.method == "percentile"
+    assert found.chosen.ok is None
+    assert found.met
+
+
+def test_the_number_of_evaluations_is_bounded(model: Model, workshop: Workshop) -> None:
+    judge = Judge(lambda layers: 1.0 * bool(layers & set(workshop.layers[::2])))
+    found = search(
+        workshop, judge, 0.5, variants=[Variant("minmax")], heads=lambda: heads(model), most=4
+    )
+    assert judge.asked <= 4
+    assert len(found.candidates) == judge.asked - 1
+
+
+def test_bias_correction_is_tried_where_the_budget_is_missed_and_kept_where_it_helps(
+    workshop: Workshop,
+) -> None:
+    asked: list[bool] = []
+
+    class Corrected(Judge):
+        def measure(
+            self, model: Model, runner: Runner | None = None, progress: ProgressCallback = silent
+        ) -> float:
+            step = model.card.transforms[-1:]
+            corrected = bool(step) and "bias_correction" in step[0].parameters
+            asked.append(corrected)
+            return 50.0 if corrected or not step else 40.0
+
+    found = search(workshop, Corrected(lambda _: 0.0), 0.5, variants=[Variant("minmax")])
+    assert asked == [False, False, True]
+    assert found.chosen is not None
+    assert found.chosen.variant.bias
+    never = search(
+        workshop, Corrected(lambda _: 0.0), 0.5, variants=[Variant("minmax")], bias=False
+    )
+    assert not never.met
+
+
+def test_nothing_is_measured_twice_and_a_killed_search_goes_on(
+    model: Model, workshop: Workshop, tmp_path: Path
+) -> None:
+    bad = {workshop.layers[1]}
+    path = tmp_path / "measurements.json"
+
+    def run(judge: Judge) -> object:
+        return search(
+            *(workshop, judge, 0.5),
+            variants=[Variant("minmax")],
+            heads=lambda: heads(model),
+            measurements=Measurements(path),
+        ).chosen
+
+    class Killed(Judge):
+        def measure(
+            self, model: Model, runner: Runner | None = None, progress: ProgressCallback = silent
+        ) -> float:
+            if self.asked == 3:
+                raise KeyboardInterrupt
+            return super().measure(model, runner, progress)
+
+    price = lambda layers: 1.0 * len(layers & bad)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(Killed(price))
+    kept = len(json.loads(path.read_text())["entries"])
+    assert kept == 3 + len(workshop.layers)  # objective and sensitivities
+    whole = Judge(price)
+    search(workshop, whole, 0.5, variants=[Variant("minmax")], heads=lambda: heads(model))
+    rest = Judge(price)
+    first = run(rest)
+    assert rest.asked == whole.asked - 3
+    again = Judge(price)
+    assert getattr(run(again), "variant", None) == getattr(first, "variant", 0)
+    assert again.asked == 0
+
+
+def test_candidates_can_be_measured_on_a_runtime(workshop: Workshop) -> None:
+    loaded: list[Model] = []
+
+    def load(model: Model) -> Runner:
+        loaded.append(model)
+        return canonical_runner(model)
+
+    place = Place("some runtime", "some-runtime-1", load)
+    judge = Judge(lambda _: 0.0)
+    kept = Measurements()
+    found = search(workshop, judge, 0.5, variants=[Variant()], place=place, measurements=kept)
+    assert len(loaded) == 1, "the float model is computed as ever"
+    assert found.objective == "made-up points, run by some runtime"
+    search(workshop, judge, 0.5, variants=[Variant()], measurements=kept)
+    assert judge.asked == 3, "what one runtime gave is not what another gives"
+
+
+def test_bad_arguments_are_refused(workshop: Workshop, model: Model, images: list[Path]) -> None:
+    judge = Judge(lambda _: 0.0)
+    with pytest.raises(InputError, match="one variant at least"):
+        search(workshop, judge, 0.5, variants=[])
+    with pytest.raises(InputError, match="max_drop must be 0 to 100"):
+        search(workshop, judge, -1.0)
+    none = Workshop(
+        model, workshop.calibration, images=images, rules=Rules(min_channels=512, first=False)
+    )
+    with pytest.raises(InputError, match="no layer that may be quantised"):
+        search(none, judge, 0.5)
+
+
+def test_progress_never_exceeds_its_total(model: Model, workshop: Workshop) -> None:
+    seen: list[tuple[int, int | None]] = []
+
+    def progress(stage: str, done: int, total: int | None) -> None:
+        if stage.startswith("measure candidates"):
+            seen.append((done, total))
+
+    bad = {workshop.layers[1], workshop.layers[3]}
+    judge = Judge(lambda layers: 1.0 * len(layers & bad))
+    search(
+        *(workshop, judge, 0.5),
+        variants=[Variant()],
+        heads=lambda: heads(model),
+        progress=progress,
+    )
+    assert seen[0][0] == 0
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert all(total is not None and done <= total for done, total in seen)
+
+
+def test_groups_hold_every_layer_once() -> None:
+    layers = [f"layer {number}" for number in range(11)]
+    for most in (1, 3, 11, 40):
+        groups = groups_of(layers, most)
+        assert [name for group in groups for name in group.layers] == layers
+        assert len(groups) == min(most, 11)
+        sizes = [len(group.layers) for group in groups]
+        assert max(sizes) - min(sizes) <= 1
+    assert groups_of([]) == []
+
+
+def test_a_layer_of_unequal_channels_is_the_most_sensitive(images: list[Path]) -> None:
+    """Its input mixes values of very different size, which one scale cannot serve."""
+    model = _model_with_an_outlier()
+    workshop = Workshop(model, calibrate(model, images), rules=_RULES)
+    groups = measure_sensitivity(workshop, Variant(), heads(model), Measurements())
+    assert [group.layers for group in groups] == [(name,) for name in workshop.layers]
+    assert worst_first(groups)[0].layers == ("node/conv_5",), [
+        (group.name, group.sqnr) for group in groups
+    ]
+
+
+def _model_with_an_outlier() -> Model:
+    """The tiny model, in which a third convolution reads one channel a thousand times as
+    large as the others and weighs it as little."""
+    from onnx import numpy_helper
+
+    model = make_model()
+    graph = model.proto.graph
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    third = convolutions[2]
+    third.name = "node/conv_5"
+    source = next(node for node in graph.node if third.input[0] in node.output)
+    factors = np.ones((1, 16, 1, 1), np.float32)
+    factors[0, 0] = 1000.0
+    graph.initializer.append(numpy_helper.from_array(factors, "factors"))
+    scaled = type(source)()
+    scaled.op_type, scaled.name = "Mul", "node/outlier"
+    scaled.input.extend([third.input[0], "factors"])
+    scaled.output.append("outlier")
+    at = next(i for i, node in enumerate(graph.node) if node.name == third.name)
+    third.input[0] = "outlier"
+    graph.node.insert(at, scaled)
+    values = numpy_helper.to_array(weights[third.input[1]]).copy()
+    values[:8, 0] /= 1000.0
+    weights[third.input[1]].CopyFrom(numpy_helper.from_array(values, third.input[1]))
+    return model
+
+
+def test_no_quantised_layer_is_no_error(model: Model, workshop: Workshop) -> None:
+    reference = heads(model)
+    nothing = workshop.make(Variant(keep=frozenset(workshop.layers)))
+    assert reference.sqnr(nothing.model) > 100
+    assert reference.sqnr(workshop.make(Variant()).model) < 60
+
+
+def test_the_canonical_runner_computes_what_the_graph_says(workshop: Workshop) -> None:
+    """Against ONNX Runtime that optimises nothing; rounding decides otherwise now and then."""
+    quantized = workshop.make(Variant()).model
+    images = make_images(quantized, 2)
+    expected = plain_session(quantized.proto).run(None, {"images": images})
+    with canonical_runner(quantized) as runner:
+        got = runner.infer({"images": images})
+    for value, name in zip(expected, (o.name for o in runner.outputs), strict=True):
+        assert np.linalg.norm(got[name] - value) <= 1e-2 * np.linalg.norm(value)
+
+
+def test_images_are_prepared_as_detection_does(model: Model, images: list[Path]) -> None:
+    pixels = prepared(model, images[:2])
+    assert pixels.shape == (2, *model.card.input_size, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_a_measurement_belongs_to_everything_it_depends_on(
+    model: Model, images: list[Path], workshop: Workshop
+) -> None:
+    calibration = workshop.calibration
+    others = [
+        Workshop(model, calibrate(model, images[:3]), images=images, rules=_RULES),
+        Workshop(make_model(seed=1), calibrate(make_model(seed=1), images), rules=_RULES),
+        Workshop(model, calibration, images=images, rules=Rules(min_channels=1, first=True)),
+        Workshop(model, calibration, images=images, rules=_RULES, keep=[workshop.layers[0]]),
+    ]
+    variants = [
+        Variant(),
+        Variant("mse"),
+        Variant("percentile"),
+        Variant("percentile", 99.0),
+        Variant(keep=frozenset(workshop.layers[:1])),
+        Variant(bias=True),
+    ]
+    keys = [workshop.key(variant) for variant in variants]
+    keys += [other.key(Variant()) for other in others]
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+
+
+def test_measurements_of_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.json"
+    path.write_text('{"my": "notes"}')
+    with pytest.raises(InputError, match="something else is there"):
+        Measurements(path)
+    assert path.read_text() == '{"my": "notes"}'
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="something else is there"):
+        Measurements(path)
+
+
+def test_damaged_measurements_are_measured_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "measurements.json"
+    kept = Measurements(path)
+    assert kept.value({"a": 1}, lambda: 2.5) == 2.5
+    assert Measurements(path).get({"a": 1}) == 2.5
+    path.write_text(path.read_text().replace("2.5", '"much"'))
+    assert Measurements(path).get({"a": 1}) is None
+    assert "everything is measured again" in caplog.text

@@ -1,0 +1,308 @@
+"""Quantising from request to outcome: what is measured, noted, handed out and kept on the card."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boxwright import datasets
+from boxwright.errors import BackendUnavailableError, InputError
+from boxwright.evaluate.report import quantized as page
+from boxwright.model import Model
+from boxwright.probe import probe_of
+from boxwright.quantize import job
+from boxwright.quantize.comparison import Compared
+from boxwright.quantize.job import REFUSED, Request, quantize_model
+from boxwright.quantize.latency import Choice, Latency
+from boxwright.quantize.legacy_cache import LegacyCache, read_legacy_cache, write_legacy_cache
+from boxwright.quantize.legacy_ranges import cache_of, ranges_from_cache
+from boxwright.quantize.objective import AgreementObjective, LabelledObjective
+from boxwright.quantize.rules import Rules
+from tests.classifiers import make_classifier
+from tests.models import make_model
+from tests.quantize.test_calibration import write_images
+from tests.ship.material import write_material
+
+_RULES = Rules(min_channels=1, first=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """One that finds something in noise."""
+    made = make_model()
+    return made.with_card(dataclasses.replace(made.card, score_threshold=0.05))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_images(tmp_path_factory.mktemp("calibration") / "images", 6)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_images(tmp_path_factory.mktemp("others") / "images", 4, seed=9)
+
+
+def test_the_float_model_agrees_with_itself(model: Model, others: list[Path]) -> None:
+    objective = AgreementObjective(model, others)
+    assert objective.measure(model) == pytest.approx(100.0)
+    assert "4 images" in objective.name
+
+
+def test_another_model_does_not_agree(model: Model, others: list[Path]) -> None:
+    other = make_model(seed=5).with_card(model.card)
+    assert AgreementObjective(model, others).measure(other) < 90
+
+
+def test_a_model_that_finds_nothing_cannot_be_agreed_with(others: list[Path]) -> None:
+    model = make_model()
+    strict = model.with_card(dataclasses.replace(model.card, score_threshold=0.999))
+    with pytest.raises(InputError, match=r"finds nothing above a score of 0\.999 in 4 images"):
+        AgreementObjective(strict, others)
+
+
+def test_ap_is_that_of_evaluate(tmp_path: Path, model: Model) -> None:
+    from boxwright.evaluate.run import evaluate
+
+    material = write_material(tmp_path)
+    dataset = datasets.open(material["labels"], images=material["images"])
+    expected = evaluate(model, dataset).accuracy.headline
+    assert expected is not None
+    assert LabelledObjective(dataset).measure(model) == pytest.approx(100 * expected, abs=1e-3)
+
+
+def test_everything_is_on_the_card_and_in_the_report(
+    model: Model, images: list[Path], others: list[Path], tmp_path: Path
+) -> None:
+    request = Request(
+        calibration=images, images=others, max_drop=100, rules=_RULES, work=tmp_path / "work"
+    )
+    outcome = quantize_model(model, request)
+    assert outcome.met
+    assert outcome.precision == "int8"
+    outcome.model.save(tmp_path / "quantized.onnx")
+    assert probe_of(outcome.model.proto, model.card) is not None, "what backends try their build on"
+    card = Model.load(tmp_path / "quantized.onnx").card
+    step = card.transforms[-1]
+    assert step.name == "quantize"
+    tried = [item["method"] for item in step.effect["budget"]["candidates"]]
+    assert tried == ["minmax", "percentile", "entropy", "mse"]
+    assert step.effect["notes"] == list(outcome.notes)
+    html = str(page.render(card))
+    assert "all 4 layers are in INT8" in html
+    for word in (*tried, "chosen", "at least 100 are advised"):
+        assert word in html
+    assert {path.name for path in (tmp_path / "work").iterdir()} >= {
+        "calibration.npz",
+        "measurements.json",
+    }
+
+
+def test_sensitivity_becomes_a_chart(model: Model, images: list[Path], others: list[Path]) -> None:
+    outcome = quantize_model(
+        model, Request(calibration=images, images=others, max_drop=0, rules=_RULES)
+    )
+    assert outcome.budget is not None
+    assert len(outcome.budget.sensitivity) == 4
+    html = str(page.render(outcome.model.card))
+    assert html.count("<rect") == 4
+    assert "Sensitivity of layers" in html
+
+
+def test_a_card_without_quantisation_has_no_such_section(model: Model) -> None:
+    assert page.render(model.card) is None
+
+
+def test_a_strange_card_does_not_break_the_report(model: Model) -> None:
+    from boxwright.card import Transform
+
+    odd: list[dict[str, Any]] = [
+        {"budget": [1], "choice": "x", "notes": 3, "layers": 2},
+        {"budget": {"candidates": [{"drop": "much"}], "sensitivity": [{"sqnr_db": "<b>"}, 3]}},
+        {"choice": {"tried": [{"median_ms": True}, "x"], "reason": "<script>"}},
+    ]
+    for effect in odd:
+        card = model.card.with_transform(Transform("quantize", {}, {}, effect))
+        html = str(page.render(card))
+        assert "<script" not in html
+        assert "<b>" not in html
+
+
+def _without_calibrated(
+    outcome: job.Outcome,
+) -> list[str]:
+    return [note for note in outcome.notes if "advised" not in note]
+
+
+def test_images_calibrated_on_are_told_from_others_by_content(
+    model: Model, images: list[Path], others: list[Path], tmp_path: Path
+) -> None:
+    shutil.copy(images[0], tmp_path / "renamed.png")
+    request = Request(calibration=images, images=[*others, tmp_path / "renamed.png"], rules=_RULES)
+    found = _without_calibrated(quantize_model(model, request))
+    assert len(found) == 1
+    assert found[0].startswith("WARNING: 1 of 5 images measured on were calibrated on as well")
+    clean = dataclasses.replace(request, images=others)
+    assert not _without_calibrated(quantize_model(model, clean))
+
+
+def test_measuring_on_the_calibration_images_is_noted(model: Model, images: list[Path]) -> None:
+    found = _without_calibrated(quantize_model(model, Request(calibration=images, rules=_RULES)))
+    assert len(found) == 1
+    assert "which flatters it" in found[0]
+
+
+def test_a_named_method_measures_nothing_unless_asked(model: Model, images: list[Path]) -> None:
+    outcome = quantize_model(model, Request(calibration=images, method="entropy", rules=_RULES))
+    assert outcome.budget is None
+    assert outcome.model.card.transforms[-1].parameters["method"] == "entropy"
+
+
+def test_no_int8_within_the_budget_hands_out_the_float_model(
+    model: Model, images: list[Path], others: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([100.0])
+    monkeypatch.setattr(AgreementObjective, "measure", lambda *_, **__: next(answers, 10.0))
+    outcome = quantize_model(
+        model, Request(calibration=images, images=others, max_drop=1, rules=_RULES)
+    )
+    assert not outcome.met
+    assert outcome.precision == "fp32"
+    assert outcome.model.proto is model.proto
+    step = outcome.model.card.transforms[-1]
+    assert step.name == REFUSED
+    assert "the best loses 90.00" in step.effect["budget"]["reason"]
+    assert "the best loses 90.00" in str(page.render(outcome.model.card))
+
+
+def test_int8_that_is_not_faster_is_not_handed_out(
+    model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(*_: object, **__: object) -> Compared:
+        latency = Latency("onnxruntime", 1)
+        return Compared(latency, Choice("fp16", "INT8 is not faster: 6 ms against 5 ms", []))
+
+    monkeypatch.setattr(job, "compare_precisions", compare)
+    request = Request(
+        calibration=images, method="minmax", target="onnxruntime", latency=True, rules=_RULES
+    )
+    outcome = quantize_model(model, request)
+    assert outcome.precision == "fp16"
+    assert outcome.quantized is not None
+    assert outcome.model.proto is model.proto
+    assert any("build it with --precision fp16" in note for note in outcome.notes)
+
+
+def test_a_run_that_was_stopped_measures_nothing_twice(
+    model: Model,
+    images: list[Path],
+    others: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request = Request(calibration=images, images=others, rules=_RULES, work=tmp_path)
+    first = quantize_model(model, request)
+    monkeypatch.setattr(AgreementObjective, "measure", _never)
+    second = quantize_model(model, request)
+    assert first.budget is not None
+    assert second.budget is not None
+    assert second.budget.chosen is not None
+    assert [item.value for item in second.budget.candidates] == [
+        item.value for item in first.budget.candidates
+    ]
+    assert second.budget.chosen.seconds == 0.0
+    assert second.model.to_bytes() == first.model.to_bytes(), "the same work, the same file"
+
+
+def _never(*_: object, **__: object) -> float:
+    raise AssertionError("measured again")
+
+
+_REFUSED: list[tuple[Callable[[list[Path]], Request], type[Exception], str]] = [
+    (lambda _: Request(), InputError, "needs images to calibrate on"),
+    (
+        lambda images: Request(calibration=images, latency=True),
+        InputError,
+        "latency is measured on a target",
+    ),
+    (
+        lambda _: Request(from_cache=Path("x"), method="entropy"),
+        InputError,
+        "holds ranges, no histograms",
+    ),
+    (lambda _: Request(from_cache=Path("x"), bias=True), InputError, "give --calibration too"),
+    (lambda _: Request(from_cache=Path("x"), max_drop=1), InputError, "a budget needs images"),
+    (
+        lambda images: Request(calibration=images, keep=["no such"]),
+        InputError,
+        "cannot keep 'no such' in float",
+    ),
+    (
+        lambda images: Request(calibration=images, target="some"),
+        InputError,
+        "target must be one of",
+    ),
+]
+
+
+@pytest.mark.parametrize(("request_of", "error", "message"), _REFUSED)
+def test_what_does_not_fit_together_is_refused(
+    model: Model,
+    images: list[Path],
+    request_of: Callable[[list[Path]], Request],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        quantize_model(model, request_of(images))
+
+
+def test_latency_on_a_backend_that_is_not_there_is_refused(
+    model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boxwright import backends
+
+    backend = backends.get("onnxruntime")
+    monkeypatch.setattr(type(backend), "unavailable", lambda _: "not today")
+    with pytest.raises(BackendUnavailableError, match="not today"):
+        quantize_model(
+            model, Request(calibration=images, target="onnxruntime", latency=True, rules=_RULES)
+        )
+
+
+def test_a_classifier_is_quantised_without_measuring(images: list[Path]) -> None:
+    outcome = quantize_model(make_classifier(), Request(calibration=images, rules=_RULES))
+    assert outcome.budget is None
+    with pytest.raises(InputError, match="a budget is about detections"):
+        quantize_model(make_classifier(), Request(calibration=images, rules=_RULES, max_drop=1))
+
+
+def test_ranges_of_a_cache_give_the_same_model(
+    model: Model, images: list[Path], tmp_path: Path
+) -> None:
+    made = quantize_model(model, Request(calibration=images, method="minmax", rules=_RULES))
+    path = tmp_path / "calibration.cache"
+    write_legacy_cache(path, cache_of(made.calibration, "minmax"))
+    assert read_legacy_cache(path).algorithm == "MinMaxCalibration"
+    again = quantize_model(model, Request(from_cache=path, rules=_RULES))
+    assert made.quantized is not None
+    assert again.quantized is not None
+    assert set(again.quantized.amax) == set(made.quantized.amax)
+    for name, amax in made.quantized.amax.items():
+        assert again.quantized.amax[name] == pytest.approx(amax, rel=1e-6)
+
+
+def test_a_cache_of_another_network_is_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.cache"
+    write_legacy_cache(path, LegacyCache.from_amax({"data": 1.0, "prob": 0.0}))
+    with pytest.raises(InputError, match=r"has no range for 4 of 4 tensors.*'data', 'prob'"):
+        quantize_model(model, Request(from_cache=path, rules=_RULES))
+    found = ranges_from_cache(model, path)
+    assert found.amax("data") == pytest.approx(1.0)
+    assert list(found.range("data")) == pytest.approx([-1.0, 1.0])
+    assert found.amax("prob") == 0.0

@@ -1,0 +1,147 @@
+"""Which precision is handed out, by numbers that are made up; and real ones of a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from boxwright.errors import InputError
+from boxwright.evaluate.timing import Summary
+from boxwright.progress import silent
+from boxwright.quantize.latency import Latency, Timed, choose_precision, measure_latency
+from tests.models import make_images, make_model
+
+
+def timed(precision: str, rounds: list[float]) -> Timed:
+    return Timed(precision, Summary.of(rounds), tuple(rounds))
+
+
+def latency(**rounds: list[float]) -> Latency:
+    return Latency("some", 1, {name: timed(name, values) for name, values in rounds.items()})
+
+
+_FP32 = [10.0, 10.1, 9.9, 10.0, 10.2]
+_FP16 = [5.0, 5.1, 4.9, 5.0, 5.2]
+_INT8 = [3.0, 3.1, 2.9, 3.0, 3.2]
+_SLOW = [6.0, 6.1, 5.9, 6.0, 6.2]
+# A little faster in most rounds, slower in others.
+_SAME = [4.9, 5.0, 5.1, 4.9, 5.4]
+
+_CASES: list[tuple[dict[str, list[float]], Mapping[str, float | None], float | None, str, str]] = [
+    # INT8 is faster than everything and within the budget.
+    (
+        {"fp32": _FP32, "fp16": _FP16, "int8": _INT8},
+        {"fp16": 0.0, "int8": 0.4},
+        0.5,
+        "int8",
+        "INT8 is the fastest: 3.00 ms against 5.00 ms in FP16",
+    ),
+    # Slower than FP16, though faster than FP32: never handed out.
+    (
+        {"fp32": _FP32, "fp16": _FP16, "int8": _SLOW},
+        {"fp16": 0.0, "int8": 0.4},
+        0.5,
+        "fp16",
+        "INT8 is not faster: 6.00 ms against 5.00 ms in FP16",
+    ),
+    # No difference was shown: the higher precision.
+    (
+        {"fp32": _FP32, "fp16": _FP16, "int8": _SAME},
+        {"fp16": 0.0, "int8": 0.4},
+        0.5,
+        "fp16",
+        "INT8 is not faster",
+    ),
+    # FP16 loses too much, INT8 does not, and only FP32 is left to beat.
+    (
+        {"fp32": _FP32, "fp16": _FP16, "int8": _SLOW},
+        {"fp16": 1.0, "int8": 0.4},
+        0.5,
+        "int8",
+        "6.00 ms against 10.00 ms in FP32",
+    ),
+    # Over the budget.
+    (
+        {"fp32": _FP32, "int8": _INT8},
+        {"int8": 0.6},
+        0.5,
+        "fp32",
+        "INT8 loses 0.60 points, 0.5 are allowed",
+    ),
+    # Not measured is not within a budget.
+    ({"fp32": _FP32, "fp16": _FP16}, {"fp16": None}, 0.5, "fp32", "FP32 is the fastest"),
+    # Without a budget speed alone decides.
+    ({"fp32": _FP32, "int8": _INT8}, {}, None, "int8", "INT8 is the fastest"),
+    # Nothing runs.
+    ({}, {}, 0.5, "fp32", "nothing else runs on some here"),
+]
+
+
+@pytest.mark.parametrize(("rounds", "drops", "budget", "chosen", "reason"), _CASES)
+def test_the_fastest_within_the_budget(
+    rounds: dict[str, list[float]],
+    drops: Mapping[str, float | None],
+    budget: float | None,
+    chosen: str,
+    reason: str,
+) -> None:
+    choice = choose_precision(latency(**rounds), drops, budget)
+    assert choice.precision == chosen
+    assert reason in choice.reason
+
+
+def test_int8_that_does_not_run_is_told_with_its_reason() -> None:
+    found = Latency("some", 1, {"fp32": timed("fp32", _FP32)}, {"int8": "no kernels"})
+    choice = choose_precision(found, {}, 0.5)
+    assert choice.precision == "fp32"
+    assert choice.reason == "INT8 does not run on some here: no kernels"
+    assert {row["precision"]: row.get("failed") for row in choice.tried} == {
+        "fp32": None,
+        "int8": "no kernels",
+    }
+
+
+def test_a_runtime_is_timed_and_what_fails_is_told() -> None:
+    model = make_model()
+    found = measure_latency(
+        {"fp32": model, "fp16": model},
+        "onnxruntime",
+        pixels=make_images(model, 1),
+        rounds=3,
+        seconds=0.03,
+    )
+    assert set(found.timed) == {"fp32"}
+    assert len(found.timed["fp32"].rounds) == 3
+    assert 0 < found.timed["fp32"].milliseconds.p50 < 1000
+    assert "fp16" in found.failed["fp16"]
+
+
+def test_too_few_rounds_are_refused() -> None:
+    with pytest.raises(InputError, match="2 rounds at least"):
+        measure_latency(
+            {"fp32": make_model()}, "onnxruntime", pixels=make_images(make_model(), 1), rounds=1
+        )
+
+
+def test_what_each_precision_loses_is_measured_on_the_runtime() -> None:
+    """A broken INT8 model loses what the objective says, float loses nothing."""
+    from boxwright.quantize.comparison import compare_precisions
+    from tests.quantize.test_budget import Judge
+
+    class Asked(Judge):
+        def measure(self, model, runner=None, progress=silent):  # type: ignore[no-untyped-def]
+            ran.append(runner is not None)
+            return super().measure(model, runner, progress)
+
+    ran: list[bool] = []
+    model = make_model()
+    found = compare_precisions(
+        *(model, None, "onnxruntime", make_images(model, 1)),
+        objective=Asked(lambda _: 0.0),
+        max_drop=0.5,
+    )
+    assert ran == [False, True], "the float model as its graph says, then on the runtime"
+    assert found.choice.precision == "fp32"
+    assert {row["precision"]: row["drop"] for row in found.choice.tried}["fp32"] == 0.0
+    assert found.notes == ()

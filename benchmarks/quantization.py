@@ -10,7 +10,8 @@ images of the folders of ``--calibration``, which must not be those it is evalua
 Variants: ``fp32``, ``fp16`` (where the backend has it), ``int8`` (quantised as
 `boxwright quantize` does it for that backend), ``int8-METHOD`` (another calibration
 method), ``int8+RULE`` (another rule of placement: heads, all-channels, first, no-first,
-no-residual, no-depthwise, own-scales), and the peers ``static``
+no-residual, no-depthwise, own-scales), ``budget`` (what ``quantize --max-drop 0.5`` finds; it
+searches on the images that it is then evaluated on), and the peers ``static``
 (``onnxruntime.quantization.quantize_static`` as it is by default), ``nncf``
 (``nncf.quantize`` on the ONNX graph, by default) and ``modelopt`` (NVIDIA Model Optimizer's
 ``modelopt.onnx.quantization.quantize``), where they are installed. Peers calibrate on the same
@@ -46,6 +47,7 @@ from boxwright.images import find_images, load_image
 from boxwright.model import Model
 from boxwright.preprocess import Preprocessor
 from boxwright.quantize.calibration import Calibration, calibrate
+from boxwright.quantize.job import Request, quantize_model
 from boxwright.quantize.probing import choose_probe
 from boxwright.quantize.quantizer import quantize
 from boxwright.quantize.rules import Rules
@@ -149,6 +151,19 @@ def variant(
         made, precision = PEERS[name](model, files, scratch), "int8"
         pairs = sum(node.op_type == "DequantizeLinear" for node in made.proto.graph.node)
         layers = f"{pairs} DequantizeLinear"
+    elif name == "budget":
+        request = Request(
+            calibration=files,
+            dataset=open_dataset(given.annotations, images=given.images),
+            max_drop=0.5,
+            target=given.backend,
+        )
+        outcome = quantize_model(model, request)
+        if outcome.quantized is None:
+            raise boxwright.BoxwrightError("; ".join(outcome.notes) or "no INT8 in the budget")
+        placement = outcome.quantized.placement
+        made, precision = outcome.model, "int8"
+        layers = f"{len(placement.quantized)} of {len(placement.layers)}"
     elif name.startswith("int8"):
         rest, _, rule = name.partition("+")
         method: Any = rest.partition("-")[2] or "minmax"

@@ -10,12 +10,13 @@ images of the folders of ``--calibration``, which must not be those it is evalua
 Variants: ``fp32``, ``fp16`` (where the backend has it), ``int8`` (quantised as
 `boxwright quantize` does it for that backend), ``int8-METHOD`` (another calibration
 method), ``int8+RULE`` (another rule of placement: heads, all-channels, first, no-first,
-no-residual, no-depthwise, own-scales), ``budget`` (what ``quantize --max-drop 0.5`` finds; it
-searches on the images that it is then evaluated on), and the peers ``static``
+no-residual, no-depthwise, own-scales), ``budget`` (what ``quantize --max-drop 0.5 --latency``
+finds; it searches on the images that it is then evaluated on), and the peers ``static``
 (``onnxruntime.quantization.quantize_static`` as it is by default), ``nncf``
 (``nncf.quantize`` on the ONNX graph, by default) and ``modelopt`` (NVIDIA Model Optimizer's
 ``modelopt.onnx.quantization.quantize``), where they are installed. Peers calibrate on the same
-images, and the decoding is kept from them, as it is from us.
+images; from NNCF and Model Optimizer the decoding is kept, as it is from us (``static``
+fails where nodes are excluded).
 
 Speed is the network alone: from GPU memory to GPU memory on TensorRT, from the host to the
 host elsewhere; the median of rounds in turns, and the ratio to the first variant.
@@ -96,12 +97,12 @@ def static(model: Model, files: list[Path], scratch: Path) -> Model:
 
     source, target = scratch / "float.onnx", scratch / "static.onnx"
     model.save(source)
-    quantize_static(source, target, Reader(), nodes_to_exclude=decoding(model))
+    quantize_static(source, target, Reader())
     return Model(onnx.load(target), model.card)
 
 
 def decoding(model: Model) -> list[str]:
-    return [n.name for n in model.proto.graph.node if n.name.startswith(("decode/", "pre/"))]
+    return [n.name for n in model.proto.graph.node if n.name.startswith("decode/")]
 
 
 def nncf(model: Model, files: list[Path], scratch: Path) -> Model:
@@ -148,7 +149,10 @@ def variant(
         options["optimization_level"] = given.level
     made, layers, precision = model, "", name
     if name in PEERS:
-        made, precision = PEERS[name](model, files, scratch), "int8"
+        try:
+            made, precision = PEERS[name](model, files, scratch), "int8"
+        except Exception as error:  # whatever a peer raises is its row in the table
+            raise boxwright.BoxwrightError(f"{type(error).__name__}: {error}") from error
         pairs = sum(node.op_type == "DequantizeLinear" for node in made.proto.graph.node)
         layers = f"{pairs} DequantizeLinear"
     elif name == "budget":
@@ -157,6 +161,7 @@ def variant(
             dataset=open_dataset(given.annotations, images=given.images),
             max_drop=0.5,
             target=given.backend,
+            latency=True,
         )
         outcome = quantize_model(model, request)
         if outcome.quantized is None:

@@ -10,8 +10,10 @@ images of the folders of ``--calibration``, which must not be those it is evalua
 Variants: ``fp32``, ``fp16`` (where the backend has it), ``int8`` (quantised as
 `boxwright quantize` does it for that backend), ``int8-METHOD`` (another calibration
 method), ``int8+RULE`` (another rule of placement: heads, all-channels, first, no-first,
-no-residual, no-depthwise, own-scales), ``budget`` (what ``quantize --max-drop 0.5 --latency``
-finds; it searches on the images that it is then evaluated on), and the peers ``static``
+no-residual, no-depthwise, own-scales), ``int8+symmetric`` (without the ranges that were seen,
+so that OpenVINO gets the portable graph's symmetric ones), ``budget`` (what ``quantize
+--max-drop 0.5 --latency`` finds; it searches on the images that it is then evaluated on), and the peers
+``static``
 (``onnxruntime.quantization.quantize_static`` as it is by default), ``nncf``
 (``nncf.quantize`` on the ONNX graph, by default) and ``modelopt`` (NVIDIA Model Optimizer's
 ``modelopt.onnx.quantization.quantize``), where they are installed. Peers calibrate on the same
@@ -52,6 +54,7 @@ from boxwright.quantize.job import Request, quantize_model
 from boxwright.quantize.probing import choose_probe
 from boxwright.quantize.quantizer import quantize
 from boxwright.quantize.rules import Rules
+from boxwright.ranges import RANGES_KEY
 
 SECONDS = 0.3
 RULES: dict[str, dict[str, Any]] = {
@@ -176,6 +179,10 @@ def variant(
         probe = choose_probe(model, files)
         result = quantize(model, calibration, method=method, rules=rules, probe=probe)
         made, precision = result.model, "int8"
+        if rule == "symmetric":
+            kept = [prop for prop in made.proto.metadata_props if prop.key != RANGES_KEY]
+            del made.proto.metadata_props[:]
+            made.proto.metadata_props.extend(kept)
         layers = f"{len(result.placement.quantized)} of {len(result.placement.layers)}"
     batches = given.batches
     engine = boxwright.build(

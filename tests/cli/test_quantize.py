@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from boxwright.model import Model
+from boxwright.probe import PROBE_KEY
 from boxwright.quantize.objective import LabelledObjective
 from tests.cli.conftest import Run
 from tests.models import make_model
@@ -48,6 +49,18 @@ def test_a_model_is_quantised_and_can_be_built(run: Run, made: Path) -> None:
     shown = run("report", "q.bw", "-o", "q.html")
     assert shown.exit_code == 0, shown.output
     assert "How INT8 was decided" in Path("q.html").read_text()
+
+
+def test_a_model_without_an_image_is_built_all_the_same(run: Run, made: Path) -> None:
+    done = run(
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
+        *("--method", "minmax", "--no-probe", "-o", "q.onnx"),
+    )
+    assert done.exit_code == 0, done.output
+    assert PROBE_KEY.encode() not in Path("q.onnx").read_bytes()
+    built = run("build", "q.onnx", "--precision", "int8", "-o", "q.bw")
+    assert built.exit_code == 0, built.output
+    assert PROBE_KEY.encode() not in Path("q.bw").read_bytes()
 
 
 def test_json_has_the_whole_search(run: Run, made: Path) -> None:

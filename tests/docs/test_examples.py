@@ -188,6 +188,19 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     assert broken == []
 
 
+def test_every_page_is_listed() -> None:
+    """In the README, or for a decision in the list of decisions."""
+    decisions = ROOT / "docs" / "explanation" / "decisions" / "README.md"
+    listed = {
+        (page.parent / target).resolve()
+        for page in (ROOT / "README.md", decisions)
+        for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert [
+        str(page.relative_to(ROOT)) for page in PAGES if page not in {*listed, ROOT / "README.md"}
+    ] == []
+
+
 def test_examples_are_found() -> None:
     page = ROOT / "docs" / "how-to" / "options-in-a-file.md"
     found = list(blocks(page))

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from boxwright import datasets
+from boxwright.backends.comparison import judged_as
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.evaluate.report import quantized as page
 from boxwright.model import Model
-from boxwright.probe import probe_of
+from boxwright.probe import PROBE_KEY, probe_of
 from boxwright.quantize import job
 from boxwright.quantize.comparison import Compared
 from boxwright.quantize.job import REFUSED, Request, quantize_model
@@ -101,6 +102,22 @@ def test_everything_is_on_the_card_and_in_the_report(
         "calibration.npz",
         "measurements.json",
     }
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_no_image_goes_into_the_model_where_none_may(
+    model: Model, images: list[Path], bias: bool
+) -> None:
+    """With biases corrected neither; all else is the same to the bit."""
+    request = Request(calibration=images, method="minmax", rules=_RULES, bias=bias)
+    with_one = quantize_model(model, request).model
+    without = quantize_model(model, dataclasses.replace(request, probe=False)).model
+    assert PROBE_KEY in {item.key for item in with_one.proto.metadata_props}
+    assert PROBE_KEY not in {item.key for item in without.proto.metadata_props}
+    assert judged_as(without) == "int8"
+    kept = [item for item in with_one.proto.metadata_props if item.key != PROBE_KEY]
+    assert kept == list(without.proto.metadata_props), "and nothing else is left out"
+    assert with_one.proto.graph == without.proto.graph
 
 
 def test_sensitivity_becomes_a_chart(model: Model, images: list[Path], others: list[Path]) -> None:

@@ -4,7 +4,8 @@ The portable graph's INT8 is symmetric, for TensorRT takes nothing else. After L
 HardSwish nearly all of the negative half stays empty, and half of the 256 steps with it.
 Runtimes of processors take a zero point, so there the steps are spread over the range that
 calibration saw. It matters where there are few to spare: yolo-fastest-1.1-xl has AP 21.2 in
-float, 19.5 in symmetric INT8 and 21.2 so (percentile 99.99, OpenVINO, 80 images of COCO).
+float, 19.5 in symmetric INT8 and 21.1 so (percentile 99.99, OpenVINO, 80 images of COCO;
+``benchmarks/results/int8_seen_ranges.md``).
 """
 
 from __future__ import annotations

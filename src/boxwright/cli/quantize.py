@@ -95,6 +95,12 @@ _MOST_GROUPS = 10
     help="Measure every precision on --target here, and hand INT8 out only if it is faster.",
 )
 @click.option(
+    "--probe/--no-probe",
+    default=True,
+    help="Keep one of the images calibrated on inside the model, on which every backend tries "
+    "what it built; without, plans are tried on noise, which shows less.  [default: probe]",
+)
+@click.option(
     "--from-cache", type=_FILE, help="Take ranges from a TensorRT calibration cache instead."
 )
 @click.option("--write-cache", type=_FILE, help="Write the ranges as a TensorRT cache, too.")
@@ -176,6 +182,7 @@ def _request(settings: Settings, options: dict[str, Any]) -> Request:
         latency=options["latency"],
         device=settings.device,
         seed=settings.seed,
+        probe=options["probe"],
         work=options["work"] or output.with_name(f"{output.name}.work"),
     )
 

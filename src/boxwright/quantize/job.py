@@ -73,6 +73,8 @@ class Request:
         latency: Measure speed on `target`, and hand INT8 out only where it is faster.
         device: For `target`.
         seed: Of everything random.
+        probe: Let the quantised model keep one of the images calibrated on, which backends
+            try their plans on (:mod:`boxwright.probe`).
         work: Folder for what a later run can go on with; ``None`` keeps nothing.
     """
 
@@ -90,6 +92,7 @@ class Request:
     latency: bool = False
     device: str = "auto"
     seed: int = 0
+    probe: bool = True
     work: Path | None = None
 
 
@@ -180,6 +183,7 @@ class _Job:
             images=request.calibration,
             rules=rules,
             keep=request.keep,
+            probe=request.probe,
         )
         objective = self._objective()
         if objective is None:

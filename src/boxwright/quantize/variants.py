@@ -85,6 +85,7 @@ class Workshop:
         images: The images that biases are corrected on; the first 64 are taken.
         rules: What may be quantised.
         keep: Layers that stay in float in every variant.
+        probe: Let every variant keep one of `images` to be tried on.
 
     Attributes:
         layers: Names of the layers that may be quantised, in the order of the graph.
@@ -101,6 +102,7 @@ class Workshop:
         images: Sequence[str | Path] = (),
         rules: Rules | None = None,
         keep: Collection[str] = (),
+        probe: bool = True,
     ) -> None:
         self.model = model
         self.rules = rules or Rules()
@@ -114,6 +116,7 @@ class Workshop:
             calibration.everything,
         )
         self._images = [Path(image) for image in images][:MOST_IMAGES]
+        self._keeps_probe = probe
         self._corrections: dict[tuple[str, float], dict[str, NDArray[np.float32]]] = {}
         placement = place(prepare(model).proto, self.rules, self.keep)
         self.layers = tuple(layer.name for layer in placement.quantized)
@@ -154,8 +157,8 @@ class Workshop:
 
     @cached_property
     def _probe(self) -> Pixels | None:
-        """A real image for the model to keep."""
-        return choose_probe(self.model, self._images)
+        """A real image for the model to keep, where it may."""
+        return choose_probe(self.model, self._images) if self._keeps_probe else None
 
     def _quantize(self, variant: Variant, keep: Collection[str]) -> Quantized:
         return quantize(

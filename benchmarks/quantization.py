@@ -12,9 +12,8 @@ Variants: ``fp32``, ``fp16`` (where the backend has it), ``int8`` (quantised as
 method), ``int8+RULE`` (another rule of placement: heads, all-channels, first, no-first,
 no-residual, no-depthwise, own-scales), ``int8+symmetric`` (without the ranges that were seen,
 so that OpenVINO gets the portable graph's symmetric ones), ``budget`` (what ``quantize
---max-drop 0.5 --latency`` finds; it searches on the images that it is then evaluated on), and the peers
-``static``
-(``onnxruntime.quantization.quantize_static`` as it is by default), ``nncf``
+--max-drop 0.5 --latency`` finds; it searches on the images that it is then evaluated on), and
+the peers ``static`` (``onnxruntime.quantization.quantize_static`` as it is by default), ``nncf``
 (``nncf.quantize`` on the ONNX graph, by default) and ``modelopt`` (NVIDIA Model Optimizer's
 ``modelopt.onnx.quantization.quantize``), where they are installed. Peers calibrate on the same
 images; from NNCF and Model Optimizer the decoding is kept, as it is from us (``static``

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from boxwright.backends.base import Runner
-from boxwright.errors import InputError
+from boxwright.errors import BuildError, ImageError, InputError
 from boxwright.graph.session import plain_session
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
@@ -217,6 +217,99 @@ def test_candidates_can_be_measured_on_a_runtime(workshop: Workshop) -> None:
     assert found.objective == "made-up points, run by some runtime"
     search(workshop, judge, 0.5, variants=[Variant()], measurements=kept)
     assert judge.asked == 3, "what one runtime gave is not what another gives"
+
+
+def refusing(refused: Callable[[set[str]], bool]) -> Place:
+    """A runtime whose compiler gets some mixtures of layers wrong, and says so."""
+
+    def load(model: Model) -> Runner:
+        if refused(int8_layers(model)):
+            raise BuildError("its plan computes another 'scores' than the model")
+        return canonical_runner(model)
+
+    return Place("some runtime", "some-runtime-1", load)
+
+
+def test_a_candidate_that_a_runtime_refuses_is_one_that_failed(
+    model: Model, workshop: Workshop, tmp_path: Path
+) -> None:
+    """The search goes on, and finds what is built."""
+    bad = workshop.layers[2]
+    judge = Judge(lambda layers: 0.0)
+    kept = Measurements(tmp_path / "measurements.json")
+    found = search(
+        *(workshop, judge, 0.5),
+        variants=[Variant("minmax"), Variant("entropy")],
+        heads=lambda: heads(model),
+        measurements=kept,
+        place=refusing(lambda layers: bad in layers),
+    )
+    assert found.chosen is not None
+    assert found.chosen.variant.keep == {bad}
+    first = found.candidates[0]
+    assert first.ok is False
+    assert first.failed == "its plan computes another 'scores' than the model"
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))["candidates"]
+    assert told[0]["drop"] is told[0]["value"] is None
+    assert told[0]["failed"] == first.failed
+    assert "failed" not in found.chosen.to_dict()
+    # It may have been for want of memory: the next search asks again.
+    again = search(
+        *(workshop, judge, 0.5),
+        variants=[Variant("minmax")],
+        measurements=Measurements(tmp_path / "measurements.json"),
+        place=refusing(lambda layers: False),
+    )
+    assert again.chosen is not None
+    assert not again.chosen.variant.keep
+
+
+@pytest.mark.parametrize("max_drop", [0.5, None])
+def test_a_runtime_that_refuses_everything_is_told_with_its_reason(
+    model: Model, workshop: Workshop, max_drop: float | None
+) -> None:
+    found = search(
+        *(workshop, Judge(lambda layers: 0.0), max_drop),
+        variants=[Variant("minmax")],
+        heads=lambda: heads(model),
+        place=refusing(bool),
+    )
+    assert not found.met
+    assert found.quantized is None
+    assert found.reason == (
+        "some runtime runs no candidate: its plan computes another 'scores' than the model"
+    )
+    assert not any(item.variant.bias for item in found.candidates)
+
+
+def test_without_a_budget_what_runs_is_chosen(workshop: Workshop) -> None:
+    answers = iter([True, False])
+    found = search(
+        *(workshop, Judge(lambda layers: 9.0 * bool(layers)), None),
+        variants=[Variant("minmax"), Variant("entropy")],
+        place=refusing(lambda layers: next(answers)),
+    )
+    assert found.chosen is not None
+    assert found.chosen.variant.method == "entropy"
+    assert found.chosen.drop == pytest.approx(9.0)
+
+
+def test_a_fault_of_an_image_ends_the_search(workshop: Workshop) -> None:
+    class Blind(Judge):
+        def measure(
+            self, model: Model, runner: Runner | None = None, progress: ProgressCallback = silent
+        ) -> float:
+            if runner is not None:
+                runner.close()
+                raise ImageError("cannot read one.png")
+            return super().measure(model, runner, progress)
+
+    with pytest.raises(ImageError):
+        search(
+            *(workshop, Blind(lambda layers: 0.0), 0.5),
+            variants=[Variant()],
+            place=refusing(lambda layers: False),
+        )
 
 
 def test_bad_arguments_are_refused(workshop: Workshop, model: Model, images: list[Path]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from boxwright import datasets
+from boxwright.backends.base import Runner
 from boxwright.backends.comparison import judged_as
-from boxwright.errors import BackendUnavailableError, InputError
+from boxwright.errors import BackendUnavailableError, BuildError, InputError
 from boxwright.evaluate.report import quantized as page
 from boxwright.model import Model
 from boxwright.probe import PROBE_KEY, probe_of
@@ -142,6 +143,7 @@ def test_a_strange_card_does_not_break_the_report(model: Model) -> None:
         {"budget": [1], "choice": "x", "notes": 3, "layers": 2},
         {"budget": {"candidates": [{"drop": "much"}], "sensitivity": [{"sqnr_db": "<b>"}, 3]}},
         {"choice": {"tried": [{"median_ms": True}, "x"], "reason": "<script>"}},
+        {"budget": {"candidates": [{"failed": "<b>", "value": None, "drop": None, "ok": False}]}},
     ]
     for effect in odd:
         card = model.card.with_transform(Transform("quantize", {}, {}, effect))
@@ -195,6 +197,36 @@ def test_no_int8_within_the_budget_hands_out_the_float_model(
     assert step.name == REFUSED
     assert "the best loses 90.00" in step.effect["budget"]["reason"]
     assert "the best loses 90.00" in str(page.render(outcome.model.card))
+
+
+def test_a_runtime_that_refuses_int8_hands_out_the_float_model(
+    model: Model,
+    images: list[Path],
+    others: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> Runner:
+        raise BuildError("the plan computes another 'boxes'")
+
+    monkeypatch.setattr(job, "load_precision", refuse)
+    request = Request(
+        calibration=images,
+        images=others,
+        max_drop=1,
+        target="onnxruntime",
+        latency=True,
+        rules=_RULES,
+        work=tmp_path,
+    )
+    outcome = quantize_model(model, request)
+    assert not outcome.met
+    assert outcome.precision == "fp32"
+    assert outcome.budget is not None
+    assert outcome.budget.reason.startswith("onnxruntime runs no candidate: the plan computes")
+    outcome.model.save(tmp_path / "float.onnx")
+    html = str(page.render(Model.load(tmp_path / "float.onnx").card))
+    assert "the plan computes another" in html
 
 
 def test_int8_that_is_not_faster_is_not_handed_out(

@@ -315,8 +315,8 @@ def _render_budget(found: BudgetResult) -> None:
                 item.variant.ranges,
                 "corrected" if item.variant.bias else "",
                 len(item.variant.keep),
-                f"{item.value:.2f}",
-                f"{item.drop:+.2f}",
+                f"{item.value:.2f}" if item.failed is None else "does not run",
+                f"{item.drop:+.2f}" if item.failed is None else "",
                 {True: "met", False: "missed", None: ""}[item.ok],
                 f"{item.seconds:.1f}" if item.seconds else "before",
             )
@@ -324,6 +324,9 @@ def _render_budget(found: BudgetResult) -> None:
         ],
         right=("in float", "points", "lost", "s"),
     )
+    # As a rule they all fail for one reason.
+    for reason in dict.fromkeys(item.failed for item in found.candidates if item.failed):
+        click.echo(f"does not run: {reason}")
     if found.sensitivity:
         worst = sorted(found.sensitivity, key=lambda group: group.sqnr)[:_MOST_GROUPS]
         click.echo(f"\nthe {len(worst)} most sensitive of {len(found.sensitivity)} groups:\n")

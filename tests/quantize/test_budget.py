@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -463,3 +464,34 @@ def test_damaged_measurements_are_measured_again(
     path.write_text(path.read_text().replace("2.5", '"much"'))
     assert Measurements(path).get({"a": 1}) is None
     assert "everything is measured again" in caplog.text
+
+
+def test_two_processes_keep_what_both_measured(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.json"
+    first, second = Measurements(path), Measurements(path)
+    first.value({"a": 1}, lambda: 1.0)
+    second.value({"b": 1}, lambda: 2.0)
+    first.value({"c": 1}, lambda: 3.0)
+    kept = Measurements(path)
+    assert [kept.get({name: 1}) for name in "abc"] == [1.0, 2.0, 3.0]
+    assert first.get({"b": 1}) == 2.0
+    assert [item.name for item in tmp_path.iterdir()] == ["measurements.json"]
+
+
+def _measure_many(path: Path, name: str) -> None:
+    kept = Measurements(path)
+    for number in range(20):
+        kept.value({name: number}, lambda number=number: float(number))  # type: ignore[misc]
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.json"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_measure_many, args=(path, name)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    kept = Measurements(path)
+    assert all(kept.get({name: number}) == number for name in "ab" for number in range(20))

@@ -173,3 +173,21 @@ def test_an_output_without_values_is_no_fault() -> None:
     none = {"y": np.zeros((1, 0, 4), np.float32)}
     found = compare_outputs(none, none, plan="it", judged="int8")
     assert found["y"]["nrmse"] == 0
+
+
+def test_constants_that_only_a_branch_reads_stay() -> None:
+    proto = paired({"a": 1 / 127})
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["only/inside"], ["chosen"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("chosen", FLOAT, [])],
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(3), "only/inside"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    branch = helper.make_node("If", ["yes"], ["more"], then_branch=inner, else_branch=inner)
+    proto.graph.node.append(branch)
+    proto.graph.output.append(helper.make_tensor_value_info("more", FLOAT, []))
+    fine = with_seen_ranges(proto, {"a": (0.0, 1.0)})
+    assert {"only/inside", "yes"} <= {tensor.name for tensor in fine.graph.initializer}
+    onnx.checker.check_model(fine)

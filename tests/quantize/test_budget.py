@@ -15,6 +15,7 @@ from boxwright.errors import BuildError, ImageError, InputError
 from boxwright.graph.session import plain_session
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize import budget, sensitivity
 from boxwright.quantize.budget import Place, search
 from boxwright.quantize.calibration import calibrate
 from boxwright.quantize.canonical import canonical_runner
@@ -440,7 +441,35 @@ def test_a_measurement_belongs_to_everything_it_depends_on(
     ]
     keys = [workshop.key(variant) for variant in variants]
     keys += [other.key(Variant()) for other in others]
+    # As where ranges come from a calibration cache, and biases alone from images.
+    corrected = Workshop(model, calibration, images=images[::-1], rules=_RULES)
+    keys.append(corrected.key(Variant(bias=True)))
+    assert corrected.key(Variant()) == workshop.key(Variant())
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+
+
+def test_another_version_measures_again(
+    workshop: Workshop, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Measurements()
+
+    def asked() -> int:
+        judge = Judge(lambda layers: 1.0 * bool(layers))
+        search(
+            *(workshop, judge, 0.5),
+            variants=[Variant()],
+            heads=lambda: heads(model),
+            measurements=kept,
+        )
+        return judge.asked
+
+    first = asked()
+    assert asked() == 0
+    for module in (budget, sensitivity):
+        monkeypatch.setattr(module, "canonical_key", lambda: {"onnxruntime": "another"})
+    before = kept.reused
+    assert asked() == first
+    assert kept.reused == before
 
 
 def test_measurements_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright.errors import BuildError, EngineError, InputError
 from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize.canonical import canonical_key
 from boxwright.quantize.measurements import Measurements
 from boxwright.quantize.objective import HeadReference
 from boxwright.quantize.sensitivity import LayerGroup, measure_sensitivity, worst_first
@@ -240,6 +241,7 @@ class _Search:
             "measured": "objective",
             "objective": self._objective_key,
             "variant": "float",
+            "versions": canonical_key(),
         }
         self.float_value = measurements.value(
             key, lambda: objective.measure(workshop.model, progress=self._inside)
@@ -318,6 +320,7 @@ class _Search:
             **self._workshop.key(variant),
             "measured": "objective",
             "objective": self._objective_key,
+            "versions": canonical_key(),
             **({} if self._place is None else {"place": self._place.key}),
         }
         started = time.perf_counter()

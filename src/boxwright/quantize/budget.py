@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from boxwright.errors import BuildError, EngineError, InputError
 from boxwright.progress import ProgressCallback, silent
 from boxwright.quantize.canonical import canonical_key
+from boxwright.quantize.latency import ROUNDING
 from boxwright.quantize.measurements import Measurements
 from boxwright.quantize.objective import HeadReference
 from boxwright.quantize.sensitivity import LayerGroup, measure_sensitivity, worst_first
@@ -45,9 +46,6 @@ ALL_METHODS = (
     Variant("entropy"),
     Variant("mse"),
 )
-
-# Of a sum in float64.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -333,7 +331,7 @@ class _Search:
             failed, value = str(error), -math.inf
         reused = self._measurements.reused > before
         drop = self.float_value - value
-        ok = None if self._max_drop is None else drop <= self._max_drop + _ROUNDING
+        ok = None if self._max_drop is None else drop <= self._max_drop + ROUNDING
         found = Candidate(
             step,
             variant,

@@ -71,6 +71,7 @@ class Request:
             where the budget is missed without.
         target: The backend that it is for, if that is decided.
         latency: Measure speed on `target`, and hand INT8 out only where it is faster.
+        insist: With `latency`, hand INT8 out wherever it keeps to the budget on `target`.
         device: For `target`.
         seed: Of everything random.
         probe: Let the quantised model keep one of the images calibrated on, which backends
@@ -90,6 +91,7 @@ class Request:
     bias: bool | None = None
     target: str | None = None
     latency: bool = False
+    insist: bool = False
     device: str = "auto"
     seed: int = 0
     probe: bool = True
@@ -386,7 +388,12 @@ class _Job:
             progress=self.progress,
         )
         self.notes.extend(compared.notes)
-        return compared.latency, compared.choice
+        choice = compared.choice
+        if self.request.insist and choice.precision != INT8 and choice.allows(INT8):
+            choice = dataclasses.replace(
+                choice, precision=INT8, reason=f"INT8 was asked for. {choice.reason}"
+            )
+        return compared.latency, choice
 
     def _refused(self, effect: dict[str, Any]) -> Model:
         """The float model, whose card says what was tried."""

@@ -247,6 +247,32 @@ def test_int8_that_is_not_faster_is_not_handed_out(
     assert any("build it with --precision fp16" in note for note in outcome.notes)
 
 
+def test_latency_needs_no_sound_image_of_the_dataset(
+    model: Model, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluation goes on where one is damaged; so does what comes after it."""
+    made = write_material(tmp_path)
+    dataset = datasets.open(made["labels"], images=made["images"])
+    dataset.images[0].path.write_bytes(b"no image")
+    seen: list[tuple[int, ...]] = []
+
+    def compare(*given: Any, **_: object) -> Compared:
+        seen.append(given[3].shape)
+        return Compared(Latency("onnxruntime", 1), Choice("int8", "INT8 is the fastest", []))
+
+    monkeypatch.setattr(job, "compare_precisions", compare)
+    request = Request(
+        calibration=images,
+        dataset=dataset,
+        method="minmax",
+        target="onnxruntime",
+        latency=True,
+        rules=_RULES,
+    )
+    quantize_model(model, request)
+    assert seen == [(1, *model.card.input_size, 3)]
+
+
 def test_a_run_that_was_stopped_measures_nothing_twice(
     model: Model,
     images: list[Path],
@@ -286,6 +312,11 @@ _REFUSED: list[tuple[Callable[[list[Path]], Request], type[Exception], str]] = [
     ),
     (lambda _: Request(from_cache=Path("x"), bias=True), InputError, "give --calibration too"),
     (lambda _: Request(from_cache=Path("x"), max_drop=1), InputError, "a budget needs images"),
+    (
+        lambda _: Request(from_cache=Path("x"), target="onnxruntime", latency=True),
+        InputError,
+        "latency is measured on images",
+    ),
     (
         lambda images: Request(calibration=images, keep=["no such"]),
         InputError,

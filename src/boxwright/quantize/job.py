@@ -243,6 +243,8 @@ class _Job:
             )
         if request.latency and request.target is None:
             raise InputError("latency is measured on a target: name one")
+        if request.latency and not self._measured_images():
+            raise InputError("latency is measured on images: give --images, or --calibration")
         if request.latency and request.target is not None:
             from boxwright import backends
 
@@ -328,6 +330,7 @@ class _Job:
             )
 
     def _head_images(self) -> list[Path]:
+        """A few, those calibrated on first: of a dataset's, some may be damaged."""
         return list(self.request.calibration or self._measured_images())[:_HEAD_IMAGES]
 
     def _heads(self) -> HeadReference:
@@ -378,7 +381,7 @@ class _Job:
             self.model,
             quantized.model,
             self.request.target or "",
-            prepared(self.model, list(self._measured_images())[:1]),
+            prepared(self.model, self._head_images()[:1]),
             objective=objective,
             float_value=None if budget is None else budget.float_value,
             known=known,

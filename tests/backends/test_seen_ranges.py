@@ -183,7 +183,7 @@ def test_constants_that_only_a_branch_reads_stay() -> None:
         [],
         [helper.make_tensor_value_info("chosen", FLOAT, [])],
     )
-    proto.graph.initializer.append(numpy_helper.from_array(np.float32(3), "only/inside"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(3, np.float32), "only/inside"))
     proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     branch = helper.make_node("If", ["yes"], ["more"], then_branch=inner, else_branch=inner)
     proto.graph.node.append(branch)

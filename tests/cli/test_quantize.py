@@ -102,6 +102,19 @@ def test_a_missed_budget_is_exit_code_3_and_the_float_model(
     assert not any(n.op_type == "QuantizeLinear" for n in Model.load("q.onnx").proto.graph.node)
 
 
+def test_measuring_on_images_calibrated_on_is_said(run: Run, made: Path) -> None:
+    done = run(
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "images"),
+        *("--images", made / "images", "--annotations", made / "labels.json"),
+        *("--max-drop", "100", "-o", "q.onnx"),
+    )
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stdout.split())
+    assert "WARNING: 5 of 5 images measured on were calibrated on as well" in said
+    notes = Model.load("q.onnx").card.transforms[-1].effect["notes"]
+    assert any(note.startswith("WARNING: 5 of 5") for note in notes)
+
+
 def test_layers_can_be_listed_and_kept(run: Run, made: Path) -> None:
     done = run("quantize", made / "tiny-float.onnx", "--list", "--json")
     assert done.exit_code == 0, done.output

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from boxwright import datasets
+from boxwright import backends, datasets
 from boxwright.backends.base import Runner
 from boxwright.backends.comparison import judged_as
 from boxwright.errors import BackendUnavailableError, BuildError, InputError
@@ -24,6 +24,7 @@ from boxwright.quantize.latency import Choice, Latency
 from boxwright.quantize.legacy_cache import LegacyCache, read_legacy_cache, write_legacy_cache
 from boxwright.quantize.legacy_ranges import cache_of, ranges_from_cache
 from boxwright.quantize.objective import AgreementObjective, LabelledObjective
+from boxwright.quantize.probing import check_on_probe
 from boxwright.quantize.rules import Rules
 from tests.classifiers import make_classifier
 from tests.models import make_model
@@ -227,6 +228,53 @@ def test_a_runtime_that_refuses_int8_hands_out_the_float_model(
     outcome.model.save(tmp_path / "float.onnx")
     html = str(page.render(Model.load(tmp_path / "float.onnx").card))
     assert "the plan computes another" in html
+
+
+def test_what_building_would_refuse_is_not_chosen(
+    model: Model,
+    images: list[Path],
+    others: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A runtime whose plan computes something else."""
+    closed: list[bool] = []
+
+    def load(given: Model, *_: object) -> Runner:
+        runner = backends.load(given, backend="onnxruntime")
+        close, infer = runner.close, runner.infer
+        monkeypatch.setattr(
+            runner, "infer", lambda feed: {name: 3 * v for name, v in infer(feed).items()}
+        )
+        monkeypatch.setattr(runner, "close", lambda: (closed.append(True), close()))
+        return runner
+
+    monkeypatch.setattr(job, "load_precision", load)
+    request = Request(
+        calibration=images,
+        images=others,
+        max_drop=100,
+        method="minmax",
+        target="onnxruntime",
+        latency=True,
+        rules=_RULES,
+    )
+    outcome = quantize_model(model, request)
+    assert not outcome.met
+    assert outcome.budget is not None
+    (first, *_) = outcome.budget.candidates
+    assert first.failed is not None
+    assert "what onnxruntime makes of the model computes another" in first.failed
+    assert len(closed) == len(outcome.budget.candidates)
+
+
+def test_what_a_runtime_makes_of_int8_passes_as_building_it_does(
+    model: Model, images: list[Path]
+) -> None:
+    made = quantize_model(model, Request(calibration=images, method="minmax", rules=_RULES))
+    assert made.quantized is not None
+    assert probe_of(made.model.proto, made.model.card) is not None
+    with backends.load(made.model, backend="onnxruntime") as runner:
+        check_on_probe(made.model, runner, "onnxruntime")
 
 
 def test_int8_that_is_not_faster_is_not_handed_out(

@@ -33,12 +33,14 @@ from boxwright.quantize.objective import (
     Objective,
 )
 from boxwright.quantize.placement import place
+from boxwright.quantize.probing import check_on_probe
 from boxwright.quantize.quantizer import TRANSFORM, Quantized, prepare
 from boxwright.quantize.ranges import Method
 from boxwright.quantize.rules import Rules
 from boxwright.quantize.variants import Variant, Workshop, prepared
 
 if TYPE_CHECKING:
+    from boxwright.backends.base import Runner
     from boxwright.datasets import Dataset
 
 REFUSED = "quantize:refused"
@@ -218,12 +220,19 @@ class _Job:
         from boxwright.backends.base import BuildSpec
 
         device, progress = self.request.device, self.progress
-        spec = BuildSpec(precision="int8", device=device)
-        return Place(
-            target,
-            backends.get(target).fingerprint(spec),
-            lambda model: load_precision(model, target, INT8, device, progress),
-        )
+
+        def load(model: Model) -> Runner:
+            runner = load_precision(model, target, INT8, device, progress)
+            try:
+                # What `build` would refuse shall not be chosen.
+                check_on_probe(model, runner, target)
+            except BaseException:
+                runner.close()
+                raise
+            return runner
+
+        key = backends.get(target).fingerprint(BuildSpec(precision="int8", device=device))
+        return Place(target, key, load)
 
     def _check(self) -> None:
         request = self.request

@@ -245,7 +245,12 @@ def test_what_building_would_refuse_is_not_chosen(
         monkeypatch.setattr(
             runner, "infer", lambda feed: {name: 3 * v for name, v in infer(feed).items()}
         )
-        monkeypatch.setattr(runner, "close", lambda: (closed.append(True), close()))
+
+        def close_and_tell() -> None:
+            closed.append(True)
+            close()
+
+        monkeypatch.setattr(runner, "close", close_and_tell)
         return runner
 
     monkeypatch.setattr(job, "load_precision", load)

@@ -232,7 +232,8 @@ class _Job:
             return runner
 
         key = backends.get(target).fingerprint(BuildSpec(precision="int8", device=device))
-        return Place(target, key, load)
+        # What passed on noise may not pass on an image.
+        return Place(target, f"{key} probe={self.request.probe}", load)
 
     def _check(self) -> None:
         request = self.request

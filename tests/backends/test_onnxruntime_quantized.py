@@ -301,6 +301,16 @@ def test_weights_of_two_convolutions_get_scales_for_each_bias() -> None:
     assert far < 0.01
 
 
+def test_weights_that_no_pair_is_in_front_of_stay_as_they_are() -> None:
+    proto, _, ranges = quantized(near_dead(0.0, 10.0).proto, inputs())
+    conv = next(node for node in proto.graph.node if node.op_type == "Conv")
+    values = numpy_helper.from_array(np.zeros((16, 16, 1, 1), np.float32), "given")
+    conv.input[1] = "given"
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["given"], value=values))
+    made = lower_quantized(proto, ranges)
+    assert "given" in next(n for n in made.graph.node if n.name == conv.name).input
+
+
 # What is left alone
 
 

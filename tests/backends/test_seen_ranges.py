@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from boxwright.backends.comparison import MAX_NRMSE_IMAGE, WORSE, compare_outputs
+from boxwright.backends.comparison import MAX_NRMSE_IMAGE, MAX_RATIO_TO_GRAPH, compare_outputs
 from boxwright.backends.quantized import activation_pairs, without_pairs
 from boxwright.backends.seen_ranges import with_seen_ranges
 from boxwright.errors import BuildError
@@ -143,8 +143,8 @@ def test_a_plan_may_be_closer_to_the_float_network_than_its_graph() -> None:
     [
         (0.05, 0.9 * MAX_NRMSE_IMAGE, True),
         (0.05, 1.1 * MAX_NRMSE_IMAGE, False),
-        (0.8, 0.99 * WORSE * 0.8, True),
-        (0.8, 1.01 * WORSE * 0.8, False),
+        (0.8, 0.99 * MAX_RATIO_TO_GRAPH * 0.8, True),
+        (0.8, 1.01 * MAX_RATIO_TO_GRAPH * 0.8, False),
     ],
 )
 def test_a_plan_may_not_be_much_further_than_its_graph(
@@ -155,3 +155,39 @@ def test_a_plan_may_not_be_much_further_than_its_graph(
     else:
         with pytest.raises(BuildError, match="computes another 'y' than the model: on an image"):
             judge(graph, plan)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_plan_that_gives_no_numbers_is_refused(odd: float, count: int) -> None:
+    """However close the finite ones are; of none, the distance is 0."""
+    got = FLOATS.copy()
+    got[:count] = odd
+    with pytest.raises(BuildError, match="'y'"):
+        compare_outputs(
+            {"y": off(0.1)}, {"y": got}, plan="it", judged="int8 on an image", floats={"y": FLOATS}
+        )
+
+
+def test_an_output_without_values_is_no_fault() -> None:
+    none = {"y": np.zeros((1, 0, 4), np.float32)}
+    found = compare_outputs(none, none, plan="it", judged="int8")
+    assert found["y"]["nrmse"] == 0
+
+
+def test_constants_that_only_a_branch_reads_stay() -> None:
+    proto = paired({"a": 1 / 127})
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["only/inside"], ["chosen"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("chosen", FLOAT, [])],
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(3, np.float32), "only/inside"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    branch = helper.make_node("If", ["yes"], ["more"], then_branch=inner, else_branch=inner)
+    proto.graph.node.append(branch)
+    proto.graph.output.append(helper.make_tensor_value_info("more", FLOAT, []))
+    fine = with_seen_ranges(proto, {"a": (0.0, 1.0)})
+    assert {"only/inside", "yes"} <= {tensor.name for tensor in fine.graph.initializer}
+    onnx.checker.check_model(fine)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from boxwright.errors import BuildError
 from boxwright.model import Model
 from boxwright.probe import PROBE_KEY
+from boxwright.quantize import job
 from boxwright.quantize.objective import LabelledObjective
 from tests.cli.conftest import Run
 from tests.models import make_model
@@ -89,13 +91,28 @@ def test_a_missed_budget_is_exit_code_3_and_the_float_model(
     done = run(
         *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
         *("--images", made / "images", "--annotations", made / "labels.json"),
-        *("--max-drop", "1", "-o", "q.onnx"),
+        *("--max-drop", "1", "-o", "q.onnx", "--write-cache", "c.cache"),
     )
     assert done.exit_code == 3, done.output
+    assert "c.cache was not written: no INT8 model was found" in done.stdout
+    assert not Path("c.cache").exists()
     assert "exit code 3" in done.stderr
     assert "missed" in done.stdout
     assert "--precision fp32" in done.stdout
     assert not any(n.op_type == "QuantizeLinear" for n in Model.load("q.onnx").proto.graph.node)
+
+
+def test_measuring_on_images_calibrated_on_is_said(run: Run, made: Path) -> None:
+    done = run(
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "images"),
+        *("--images", made / "images", "--annotations", made / "labels.json"),
+        *("--max-drop", "100", "-o", "q.onnx"),
+    )
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stdout.split())
+    assert "WARNING: 5 of 5 images measured on were calibrated on as well" in said
+    notes = Model.load("q.onnx").card.transforms[-1].effect["notes"]
+    assert any(note.startswith("WARNING: 5 of 5") for note in notes)
 
 
 def test_layers_can_be_listed_and_kept(run: Run, made: Path) -> None:
@@ -145,6 +162,54 @@ def test_wrong_use_is_told(
     assert done.exit_code == code, done.output
     assert message in " ".join(done.output.split())
     assert "Traceback" not in done.output
+
+
+_COLLISIONS: list[tuple[tuple[str, ...], int, str]] = [
+    (("--from-cache", "c.cache", "-o", "c.cache"), 1, "would destroy it"),
+    (("--from-cache", "c.cache", "-o", "q.onnx", "--write-cache", "c.cache"), 1, "destroy it"),
+    (("--from-cache", "c.cache", "-o", "q.onnx", "--write-cache", "./q.onnx"), 2, "two files"),
+    (("--from-cache", "c.cache", "-o", "folder"), 1, "it is a folder"),
+    (("--from-cache", "c.cache", "-o", "q.onnx", "--write-cache", "folder"), 1, "is a folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), _COLLISIONS)
+def test_nothing_is_written_over_what_is_read(
+    run: Run,
+    made: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And it is said before there is any work to lose."""
+    monkeypatch.setattr(job, "quantize_model", _never)
+    Path("c.cache").write_text("TRT-8601-MinMaxCalibration\n")
+    Path("folder").mkdir()
+    done = run("quantize", made / "tiny-float.onnx", *arguments)
+    assert done.exit_code == code, done.output
+    assert message in " ".join(done.output.split())
+    assert Path("c.cache").read_text() == "TRT-8601-MinMaxCalibration\n"
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("it must not come to this")
+
+
+def test_what_a_runtime_refuses_is_told(
+    run: Run, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BuildError("the plan computes another 'boxes'")
+
+    monkeypatch.setattr(job, "load_precision", refuse)
+    done = run(
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
+        *("--target", "onnxruntime", "--latency", "--max-drop", "5", "-o", "q.onnx"),
+    )
+    assert done.exit_code == 3, done.output
+    assert "does not run: the plan computes another 'boxes'" in done.stdout
+    assert "onnxruntime runs no candidate" in done.stderr
 
 
 def test_a_quantised_model_is_not_quantised_again(run: Run, made: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from boxwright.backends.base import Runner
-from boxwright.errors import InputError
+from boxwright.errors import BuildError, ImageError, InputError
 from boxwright.graph.session import plain_session
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize import budget, sensitivity
 from boxwright.quantize.budget import Place, search
 from boxwright.quantize.calibration import calibrate
 from boxwright.quantize.canonical import canonical_runner
@@ -219,6 +221,99 @@ def test_candidates_can_be_measured_on_a_runtime(workshop: Workshop) -> None:
     assert judge.asked == 3, "what one runtime gave is not what another gives"
 
 
+def refusing(refused: Callable[[set[str]], bool]) -> Place:
+    """A runtime whose compiler gets some mixtures of layers wrong, and says so."""
+
+    def load(model: Model) -> Runner:
+        if refused(int8_layers(model)):
+            raise BuildError("its plan computes another 'scores' than the model")
+        return canonical_runner(model)
+
+    return Place("some runtime", "some-runtime-1", load)
+
+
+def test_a_candidate_that_a_runtime_refuses_is_one_that_failed(
+    model: Model, workshop: Workshop, tmp_path: Path
+) -> None:
+    """The search goes on, and finds what is built."""
+    bad = workshop.layers[2]
+    judge = Judge(lambda layers: 0.0)
+    kept = Measurements(tmp_path / "measurements.json")
+    found = search(
+        *(workshop, judge, 0.5),
+        variants=[Variant("minmax"), Variant("entropy")],
+        heads=lambda: heads(model),
+        measurements=kept,
+        place=refusing(lambda layers: bad in layers),
+    )
+    assert found.chosen is not None
+    assert found.chosen.variant.keep == {bad}
+    first = found.candidates[0]
+    assert first.ok is False
+    assert first.failed == "its plan computes another 'scores' than the model"
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))["candidates"]
+    assert told[0]["drop"] is told[0]["value"] is None
+    assert told[0]["failed"] == first.failed
+    assert "failed" not in found.chosen.to_dict()
+    # It may have been for want of memory: the next search asks again.
+    again = search(
+        *(workshop, judge, 0.5),
+        variants=[Variant("minmax")],
+        measurements=Measurements(tmp_path / "measurements.json"),
+        place=refusing(lambda layers: False),
+    )
+    assert again.chosen is not None
+    assert not again.chosen.variant.keep
+
+
+@pytest.mark.parametrize("max_drop", [0.5, None])
+def test_a_runtime_that_refuses_everything_is_told_with_its_reason(
+    model: Model, workshop: Workshop, max_drop: float | None
+) -> None:
+    found = search(
+        *(workshop, Judge(lambda layers: 0.0), max_drop),
+        variants=[Variant("minmax")],
+        heads=lambda: heads(model),
+        place=refusing(bool),
+    )
+    assert not found.met
+    assert found.quantized is None
+    assert found.reason == (
+        "some runtime runs no candidate: its plan computes another 'scores' than the model"
+    )
+    assert not any(item.variant.bias for item in found.candidates)
+
+
+def test_without_a_budget_what_runs_is_chosen(workshop: Workshop) -> None:
+    answers = iter([True, False])
+    found = search(
+        *(workshop, Judge(lambda layers: 9.0 * bool(layers)), None),
+        variants=[Variant("minmax"), Variant("entropy")],
+        place=refusing(lambda layers: next(answers)),
+    )
+    assert found.chosen is not None
+    assert found.chosen.variant.method == "entropy"
+    assert found.chosen.drop == pytest.approx(9.0)
+
+
+def test_a_fault_of_an_image_ends_the_search(workshop: Workshop) -> None:
+    class Blind(Judge):
+        def measure(
+            self, model: Model, runner: Runner | None = None, progress: ProgressCallback = silent
+        ) -> float:
+            if runner is not None:
+                runner.close()
+                raise ImageError("cannot read one.png")
+            return super().measure(model, runner, progress)
+
+    with pytest.raises(ImageError):
+        search(
+            *(workshop, Blind(lambda layers: 0.0), 0.5),
+            variants=[Variant()],
+            place=refusing(lambda layers: False),
+        )
+
+
 def test_bad_arguments_are_refused(workshop: Workshop, model: Model, images: list[Path]) -> None:
     judge = Judge(lambda _: 0.0)
     with pytest.raises(InputError, match="one variant at least"):
@@ -346,7 +441,35 @@ def test_a_measurement_belongs_to_everything_it_depends_on(
     ]
     keys = [workshop.key(variant) for variant in variants]
     keys += [other.key(Variant()) for other in others]
+    # As where ranges come from a calibration cache, and biases alone from images.
+    corrected = Workshop(model, calibration, images=images[::-1], rules=_RULES)
+    keys.append(corrected.key(Variant(bias=True)))
+    assert corrected.key(Variant()) == workshop.key(Variant())
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+
+
+def test_another_version_measures_again(
+    workshop: Workshop, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Measurements()
+
+    def asked() -> int:
+        judge = Judge(lambda layers: 1.0 * bool(layers))
+        search(
+            *(workshop, judge, 0.5),
+            variants=[Variant()],
+            heads=lambda: heads(model),
+            measurements=kept,
+        )
+        return judge.asked
+
+    first = asked()
+    assert asked() == 0
+    for module in (budget, sensitivity):
+        monkeypatch.setattr(module, "canonical_key", lambda: {"onnxruntime": "another"})
+    before = kept.reused
+    assert asked() == first
+    assert kept.reused == before
 
 
 def test_measurements_of_something_else_are_refused(tmp_path: Path) -> None:
@@ -370,3 +493,34 @@ def test_damaged_measurements_are_measured_again(
     path.write_text(path.read_text().replace("2.5", '"much"'))
     assert Measurements(path).get({"a": 1}) is None
     assert "everything is measured again" in caplog.text
+
+
+def test_two_processes_keep_what_both_measured(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.json"
+    first, second = Measurements(path), Measurements(path)
+    first.value({"a": 1}, lambda: 1.0)
+    second.value({"b": 1}, lambda: 2.0)
+    first.value({"c": 1}, lambda: 3.0)
+    kept = Measurements(path)
+    assert [kept.get({name: 1}) for name in "abc"] == [1.0, 2.0, 3.0]
+    assert first.get({"b": 1}) == 2.0
+    assert [item.name for item in tmp_path.iterdir()] == ["measurements.json"]
+
+
+def _measure_many(path: Path, name: str) -> None:
+    kept = Measurements(path)
+    for number in range(20):
+        kept.value({name: number}, lambda number=number: float(number))  # type: ignore[misc]
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.json"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_measure_many, args=(path, name)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    kept = Measurements(path)
+    assert all(kept.get({name: number}) == number for name in "ab" for number in range(20))

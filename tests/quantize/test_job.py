@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from boxwright import datasets
+from boxwright import backends, datasets
+from boxwright.backends.base import Runner
 from boxwright.backends.comparison import judged_as
-from boxwright.errors import BackendUnavailableError, InputError
+from boxwright.errors import BackendUnavailableError, BuildError, InputError
 from boxwright.evaluate.report import quantized as page
 from boxwright.model import Model
 from boxwright.probe import PROBE_KEY, probe_of
@@ -23,6 +24,7 @@ from boxwright.quantize.latency import Choice, Latency
 from boxwright.quantize.legacy_cache import LegacyCache, read_legacy_cache, write_legacy_cache
 from boxwright.quantize.legacy_ranges import cache_of, ranges_from_cache
 from boxwright.quantize.objective import AgreementObjective, LabelledObjective
+from boxwright.quantize.probing import check_on_probe
 from boxwright.quantize.rules import Rules
 from tests.classifiers import make_classifier
 from tests.models import make_model
@@ -142,6 +144,7 @@ def test_a_strange_card_does_not_break_the_report(model: Model) -> None:
         {"budget": [1], "choice": "x", "notes": 3, "layers": 2},
         {"budget": {"candidates": [{"drop": "much"}], "sensitivity": [{"sqnr_db": "<b>"}, 3]}},
         {"choice": {"tried": [{"median_ms": True}, "x"], "reason": "<script>"}},
+        {"budget": {"candidates": [{"failed": "<b>", "value": None, "drop": None, "ok": False}]}},
     ]
     for effect in odd:
         card = model.card.with_transform(Transform("quantize", {}, {}, effect))
@@ -197,6 +200,88 @@ def test_no_int8_within_the_budget_hands_out_the_float_model(
     assert "the best loses 90.00" in str(page.render(outcome.model.card))
 
 
+def test_a_runtime_that_refuses_int8_hands_out_the_float_model(
+    model: Model,
+    images: list[Path],
+    others: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> Runner:
+        raise BuildError("the plan computes another 'boxes'")
+
+    monkeypatch.setattr(job, "load_precision", refuse)
+    request = Request(
+        calibration=images,
+        images=others,
+        max_drop=1,
+        target="onnxruntime",
+        latency=True,
+        rules=_RULES,
+        work=tmp_path,
+    )
+    outcome = quantize_model(model, request)
+    assert not outcome.met
+    assert outcome.precision == "fp32"
+    assert outcome.budget is not None
+    assert outcome.budget.reason.startswith("onnxruntime runs no candidate: the plan computes")
+    outcome.model.save(tmp_path / "float.onnx")
+    html = str(page.render(Model.load(tmp_path / "float.onnx").card))
+    assert "the plan computes another" in html
+
+
+def test_what_building_would_refuse_is_not_chosen(
+    model: Model,
+    images: list[Path],
+    others: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A runtime whose plan computes something else."""
+    closed: list[bool] = []
+
+    def load(given: Model, *_: object) -> Runner:
+        runner = backends.load(given, backend="onnxruntime")
+        close, infer = runner.close, runner.infer
+        monkeypatch.setattr(
+            runner, "infer", lambda feed: {name: 3 * v for name, v in infer(feed).items()}
+        )
+
+        def close_and_tell() -> None:
+            closed.append(True)
+            close()
+
+        monkeypatch.setattr(runner, "close", close_and_tell)
+        return runner
+
+    monkeypatch.setattr(job, "load_precision", load)
+    request = Request(
+        calibration=images,
+        images=others,
+        max_drop=100,
+        method="minmax",
+        target="onnxruntime",
+        latency=True,
+        rules=_RULES,
+    )
+    outcome = quantize_model(model, request)
+    assert not outcome.met
+    assert outcome.budget is not None
+    (first, *_) = outcome.budget.candidates
+    assert first.failed is not None
+    assert "what onnxruntime makes of the model computes another" in first.failed
+    assert len(closed) == len(outcome.budget.candidates)
+
+
+def test_what_a_runtime_makes_of_int8_passes_as_building_it_does(
+    model: Model, images: list[Path]
+) -> None:
+    made = quantize_model(model, Request(calibration=images, method="minmax", rules=_RULES))
+    assert made.quantized is not None
+    assert probe_of(made.model.proto, made.model.card) is not None
+    with backends.load(made.model, backend="onnxruntime") as runner:
+        check_on_probe(made.model, runner, "onnxruntime")
+
+
 def test_int8_that_is_not_faster_is_not_handed_out(
     model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +298,32 @@ def test_int8_that_is_not_faster_is_not_handed_out(
     assert outcome.quantized is not None
     assert outcome.model.proto is model.proto
     assert any("build it with --precision fp16" in note for note in outcome.notes)
+
+
+def test_latency_needs_no_sound_image_of_the_dataset(
+    model: Model, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluation goes on where one is damaged; so does what comes after it."""
+    made = write_material(tmp_path)
+    dataset = datasets.open(made["labels"], images=made["images"])
+    dataset.images[0].path.write_bytes(b"no image")
+    seen: list[tuple[int, ...]] = []
+
+    def compare(*given: Any, **_: object) -> Compared:
+        seen.append(given[3].shape)
+        return Compared(Latency("onnxruntime", 1), Choice("int8", "INT8 is the fastest", []))
+
+    monkeypatch.setattr(job, "compare_precisions", compare)
+    request = Request(
+        calibration=images,
+        dataset=dataset,
+        method="minmax",
+        target="onnxruntime",
+        latency=True,
+        rules=_RULES,
+    )
+    quantize_model(model, request)
+    assert seen == [(1, *model.card.input_size, 3)]
 
 
 def test_a_run_that_was_stopped_measures_nothing_twice(
@@ -254,6 +365,11 @@ _REFUSED: list[tuple[Callable[[list[Path]], Request], type[Exception], str]] = [
     ),
     (lambda _: Request(from_cache=Path("x"), bias=True), InputError, "give --calibration too"),
     (lambda _: Request(from_cache=Path("x"), max_drop=1), InputError, "a budget needs images"),
+    (
+        lambda _: Request(from_cache=Path("x"), target="onnxruntime", latency=True),
+        InputError,
+        "latency is measured on images",
+    ),
     (
         lambda images: Request(calibration=images, keep=["no such"]),
         InputError,

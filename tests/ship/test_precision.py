@@ -37,12 +37,21 @@ def settings_of(material: dict[str, Path], output: Path, **changes: Any) -> Ship
     return make_settings(material, output, **values)
 
 
-def chosen(monkeypatch: pytest.MonkeyPatch, precision: str, reason: str) -> None:
-    """Let this precision be the fastest, whatever this machine says."""
+def chosen(
+    monkeypatch: pytest.MonkeyPatch, precision: str, reason: str, *, allowed: bool = True
+) -> None:
+    """Let this precision be the fastest, whatever this machine says; is INT8 allowed?"""
 
     def choose(latency: Latency, *_: object, **__: object) -> Choice:
-        row = {"precision": precision, "drop": 0.1, "median_ms": 1.0, "within_budget": True}
-        return Choice(precision, reason, [row])
+        row = {"drop": 0.1, "median_ms": 1.0}
+        return Choice(
+            precision,
+            reason,
+            [
+                {"precision": precision, "within_budget": True, **row},
+                {"precision": "int8", "within_budget": allowed, **row},
+            ],
+        )
 
     monkeypatch.setattr(comparison, "choose_precision", choose)
 
@@ -95,11 +104,24 @@ def test_int8_by_name_is_built_or_refused(
     result = ship(settings_of(material, tmp_path / "a", precision="int8"))
     assert Engine.open(tmp_path / "a" / "tiny.bw").receipt["build"]["precision"] == "int8"
     assert result.summary["precision"] == "int8"
+    assert result.summary["precision_reason"] == "INT8 was asked for. INT8 is not faster"
+    assert not any("handed out is the float one" in remark for remark in result.remarks)
+    assert "handed out is the float one" not in (tmp_path / "a" / "report.html").read_text()
     answers = iter([80.0])
     monkeypatch.setattr(LabelledObjective, "measure", lambda *_, **__: next(answers, 10.0))
     tight = settings_of(material, tmp_path / "b", precision="int8", budgets=Budgets(max_drop=1))
     with pytest.raises(BudgetMissedError, match="INT8 was asked for"):
         ship(tight)
+
+
+def test_int8_by_name_that_loses_too_much_on_the_target_is_refused(
+    material: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a compiler gets a layer wrong that its graph has right."""
+    chosen(monkeypatch, "fp32", "INT8 loses 29.00 points on it, 0.5 are allowed", allowed=False)
+    with pytest.raises(BudgetMissedError, match="INT8 was asked for, and INT8 loses 29"):
+        ship(settings_of(material, tmp_path, precision="int8"))
+    assert not (tmp_path / "tiny.bw").exists()
 
 
 def test_int8_by_name_needs_images(material: dict[str, Path], tmp_path: Path) -> None:

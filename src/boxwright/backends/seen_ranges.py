@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from boxwright.backends.quantized import Pair, activation_pairs
+from boxwright.backends.quantized import Pair, activation_pairs, count_reads
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -57,8 +57,8 @@ def with_seen_ranges(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
         for pair in pairs:
             for node in (pair.quantize, *pair.dequantize):
                 node.input[1], node.input[2] = names
-    used = {name for node in copy.graph.node for name in node.input}
-    kept = [t for t in copy.graph.initializer if t.name in used]
+    reads = count_reads(copy)
+    kept = [t for t in copy.graph.initializer if reads[t.name]]
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(kept)
     return copy

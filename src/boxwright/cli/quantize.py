@@ -11,6 +11,7 @@ import click
 
 from boxwright.cli.common import Number, Settings, Verb, note, show
 from boxwright.cli.progress import progress
+from boxwright.errors import InputError
 
 if TYPE_CHECKING:
     from boxwright.model import Model
@@ -138,12 +139,16 @@ def _run(settings: Settings, path: Path, model: Model, options: dict[str, Any]) 
     from boxwright.quantize.job import quantize_model
 
     output: Path = options["output"]
-    refuse_overwriting(output, path)
+    # Now, not after hours of work.
+    inputs = (path, options["from_cache"], options["annotations"])
+    refuse_overwriting(output, *inputs)
+    if options["write_cache"] is not None:
+        refuse_overwriting(options["write_cache"], *inputs)
+    _check_places(output, options["write_cache"])
     with progress(settings) as report:
         outcome = quantize_model(model, _request(settings, options), report)
     if options["write_cache"] is not None:
-        refuse_overwriting(options["write_cache"], path, output, options["from_cache"])
-        _write_cache(outcome, options)
+        outcome = _write_cache(outcome, options)
     outcome.model.save(output)
     content = {"output": str(output), "bytes": output.stat().st_size, **outcome.to_dict()}
     show(settings, content, lambda: _render(outcome, content))
@@ -151,6 +156,14 @@ def _run(settings: Settings, path: Path, model: Model, options: dict[str, Any]) 
         if not settings.json and outcome.budget is not None:
             note(settings, f"{outcome.budget.reason}: exit code 3")
         raise click.exceptions.Exit(_EXIT_BUDGET)
+
+
+def _check_places(output: Path, cache: Path | None) -> None:
+    for path in filter(None, (output, cache)):
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder")
+    if cache is not None and cache.resolve() == output.resolve():
+        raise click.UsageError(f"--write-cache and -o are both {output}: give two files")
 
 
 def _request(settings: Settings, options: dict[str, Any]) -> Request:
@@ -198,15 +211,21 @@ def _rules(options: Mapping[str, Any]) -> Rules:
     return dataclasses.replace(rules, min_channels=options["min_channels"])
 
 
-def _write_cache(outcome: Outcome, options: Mapping[str, Any]) -> None:
+def _write_cache(outcome: Outcome, options: Mapping[str, Any]) -> Outcome:
+    """Write the ranges of the INT8 model; where there is none, the outcome says so."""
+    import dataclasses
+
     from boxwright.quantize.legacy_cache import write_legacy_cache
     from boxwright.quantize.legacy_ranges import cache_of
 
+    path = options["write_cache"]
     if outcome.quantized is None:
-        return
+        remark = f"{path} was not written: no INT8 model was found whose ranges it could hold"
+        return dataclasses.replace(outcome, notes=(*outcome.notes, remark))
     made = outcome.quantized.model.card.transforms[-1].parameters
     cache = cache_of(outcome.calibration, made["method"], made.get("percentile", 99.99))
-    write_legacy_cache(options["write_cache"], cache)
+    write_legacy_cache(path, cache)
+    return outcome
 
 
 def _list(settings: Settings, model: Model, options: Mapping[str, Any]) -> None:
@@ -315,8 +334,8 @@ def _render_budget(found: BudgetResult) -> None:
                 item.variant.ranges,
                 "corrected" if item.variant.bias else "",
                 len(item.variant.keep),
-                f"{item.value:.2f}",
-                f"{item.drop:+.2f}",
+                f"{item.value:.2f}" if item.failed is None else "does not run",
+                f"{item.drop:+.2f}" if item.failed is None else "",
                 {True: "met", False: "missed", None: ""}[item.ok],
                 f"{item.seconds:.1f}" if item.seconds else "before",
             )
@@ -324,6 +343,9 @@ def _render_budget(found: BudgetResult) -> None:
         ],
         right=("in float", "points", "lost", "s"),
     )
+    # As a rule they all fail for one reason.
+    for reason in dict.fromkeys(item.failed for item in found.candidates if item.failed):
+        click.echo(f"does not run: {reason}")
     if found.sensitivity:
         worst = sorted(found.sensitivity, key=lambda group: group.sqnr)[:_MOST_GROUPS]
         click.echo(f"\nthe {len(worst)} most sensitive of {len(found.sensitivity)} groups:\n")

@@ -22,8 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from boxwright.errors import InputError
+from boxwright.errors import BuildError, EngineError, InputError
 from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize.canonical import canonical_key
+from boxwright.quantize.latency import ROUNDING
 from boxwright.quantize.measurements import Measurements
 from boxwright.quantize.objective import HeadReference
 from boxwright.quantize.sensitivity import LayerGroup, measure_sensitivity, worst_first
@@ -45,9 +47,6 @@ ALL_METHODS = (
     Variant("mse"),
 )
 
-# Of a sum in float64.
-_ROUNDING = 1e-9
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -57,10 +56,11 @@ class Candidate:
         step: ``ranges``, ``bias correction``, ``layers`` or ``give back``.
         variant: What it was.
         int8_layers: How many layers compute in INT8.
-        value: Points of the objective.
-        drop: Points that the float model has more.
-        ok: Whether the budget holds; ``None`` where none is stated.
+        value: Points of the objective; minus infinity where it does not run.
+        drop: Points that the float model has more; infinite where it does not run.
+        ok: Whether the budget holds; ``None`` where none is stated and it runs.
         seconds: What measuring it took; 0 where it had been measured before.
+        failed: Why the runtime does not run it; ``None`` where it does.
     """
 
     step: str
@@ -70,6 +70,7 @@ class Candidate:
     drop: float
     ok: bool | None
     seconds: float
+    failed: str | None = None
 
     def to_dict(self, *, times: bool = True) -> dict[str, Any]:
         """JSON values; without `times`, the same for the same work."""
@@ -77,9 +78,10 @@ class Candidate:
             "step": self.step,
             **self.variant.to_dict(),
             "int8_layers": self.int8_layers,
-            "value": round(self.value, 4),
-            "drop": round(self.drop, 4),
+            "value": round(self.value, 4) if self.failed is None else None,
+            "drop": round(self.drop, 4) if self.failed is None else None,
             "ok": self.ok,
+            **({} if self.failed is None else {"failed": self.failed}),
             **({"seconds": round(self.seconds, 2)} if times else {}),
         }
 
@@ -107,7 +109,7 @@ class BudgetResult:
         objective: What was measured, for people.
         float_value: Points of the float model.
         max_drop: The budget; ``None`` where none was stated.
-        chosen: The candidate to use; ``None`` where none meets the budget.
+        chosen: The candidate to use; ``None`` where none meets the budget, or none runs.
         quantized: Its model.
         candidates: Everything that was measured, in order.
         sensitivity: The groups of layers in the graph's order; empty where it was not
@@ -126,7 +128,7 @@ class BudgetResult:
 
     @property
     def met(self) -> bool:
-        """Whether a candidate meets the budget, or none was stated."""
+        """Whether a candidate meets the budget; where none was stated, whether one runs."""
         return self.chosen is not None
 
     def to_dict(self, *, times: bool = True) -> dict[str, Any]:
@@ -159,7 +161,8 @@ def search(
 ) -> BudgetResult:
     """Find the variant with the fewest float layers that meets a budget.
 
-    The same arguments give the same result; what `measurements` holds is not done again.
+    The same arguments give the same result; what `measurements` holds is not done again. A
+    candidate that `place` refuses to build or to run counts as one that misses the budget.
 
     Args:
         workshop: Makes variants of the model.
@@ -208,6 +211,10 @@ def search(
     return work.result(groups)
 
 
+class _RefusedError(Exception):
+    """A runtime does not build a candidate, or does not run it."""
+
+
 class _Search:
     """One search: what was measured so far, and the best of it."""
 
@@ -232,6 +239,7 @@ class _Search:
             "measured": "objective",
             "objective": self._objective_key,
             "variant": "float",
+            "versions": canonical_key(),
         }
         self.float_value = measurements.value(
             key, lambda: objective.measure(workshop.model, progress=self._inside)
@@ -255,7 +263,8 @@ class _Search:
         self._expected = 1 + len(variants) + bool(bias)
         for variant in variants:
             self.evaluate("ranges", variant)
-        wanted = self.best.ok is False if bias is None else bias
+        missed = self.best.ok is False and self.best.failed is None
+        wanted = missed if bias is None else bias
         if wanted and self._workshop.can_correct and self._room():
             self.evaluate("bias correction", replace(self.best.variant, bias=True))
 
@@ -309,21 +318,29 @@ class _Search:
             **self._workshop.key(variant),
             "measured": "objective",
             "objective": self._objective_key,
+            "versions": canonical_key(),
             **({} if self._place is None else {"place": self._place.key}),
         }
         started = time.perf_counter()
         before = self._measurements.reused
-        value = self._measurements.value(key, lambda: self._measure(variant))
+        failed = None
+        try:
+            value = self._measurements.value(key, lambda: self._measure(variant))
+        except _RefusedError as error:
+            # Not kept: another time there may be memory enough.
+            failed, value = str(error), -math.inf
         reused = self._measurements.reused > before
         drop = self.float_value - value
+        ok = None if self._max_drop is None else drop <= self._max_drop + ROUNDING
         found = Candidate(
             step,
             variant,
             len(self._workshop.layers) - len(variant.keep),
             value,
             drop,
-            None if self._max_drop is None else drop <= self._max_drop + _ROUNDING,
+            ok if failed is None else False,
             0.0 if reused else time.perf_counter() - started,
+            failed,
         )
         self.candidates.append(found)
         self._told(self._done + 1)
@@ -331,8 +348,12 @@ class _Search:
 
     def _measure(self, variant: Variant) -> float:
         model = self._workshop.make(variant, self._progress).model
-        runner = None if self._place is None else self._place.load(model)
-        return self._objective.measure(model, runner, self._inside)
+        if self._place is None:
+            return self._objective.measure(model, None, self._inside)
+        try:
+            return self._objective.measure(model, self._place.load(model), self._inside)
+        except (BuildError, EngineError) as error:
+            raise _RefusedError(str(error)) from error
 
     def _room(self) -> bool:
         self.exhausted = self._done >= self._most
@@ -369,8 +390,10 @@ class _Search:
 
     def _reason(self, best: Candidate, *, searched: bool) -> str:
         layers = len(self._workshop.layers)
-        lost = f"{best.drop:.2f} points lost"
         ended = f"; the search ended after {self._done} evaluations" if self.exhausted else ""
+        if best.failed is not None and self._place is not None:
+            return f"{self._place.name} runs no candidate{ended}: {best.failed}"
+        lost = f"{best.drop:.2f} points lost"
         if best.ok is None:
             return f"{lost} with {best.variant.ranges} ranges; no budget was stated"
         if best.ok and not best.variant.keep:

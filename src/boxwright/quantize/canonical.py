@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from boxwright._version import __version__
+from boxwright.extras import import_onnxruntime
+
 if TYPE_CHECKING:
     from boxwright.backends.base import Runner
     from boxwright.model import Model
 
 # ONNX Runtime's word for leaving Q/DQ pairs alone (onnxruntime_session_options_config_keys.h).
 _LEAVE_PAIRS = "session.disable_quant_qdq"
+
+
+def canonical_key() -> dict[str, str]:
+    """What a measurement with :func:`canonical_runner` depends on beside the model."""
+    return {"boxwright": __version__, "onnxruntime": str(import_onnxruntime().__version__)}
 
 
 def canonical_runner(model: Model) -> Runner:

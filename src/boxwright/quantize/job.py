@@ -33,12 +33,14 @@ from boxwright.quantize.objective import (
     Objective,
 )
 from boxwright.quantize.placement import place
+from boxwright.quantize.probing import check_on_probe
 from boxwright.quantize.quantizer import TRANSFORM, Quantized, prepare
 from boxwright.quantize.ranges import Method
 from boxwright.quantize.rules import Rules
 from boxwright.quantize.variants import Variant, Workshop, prepared
 
 if TYPE_CHECKING:
+    from boxwright.backends.base import Runner
     from boxwright.datasets import Dataset
 
 REFUSED = "quantize:refused"
@@ -71,6 +73,7 @@ class Request:
             where the budget is missed without.
         target: The backend that it is for, if that is decided.
         latency: Measure speed on `target`, and hand INT8 out only where it is faster.
+        insist: With `latency`, hand INT8 out wherever it keeps to the budget on `target`.
         device: For `target`.
         seed: Of everything random.
         probe: Let the quantised model keep one of the images calibrated on, which backends
@@ -90,6 +93,7 @@ class Request:
     bias: bool | None = None
     target: str | None = None
     latency: bool = False
+    insist: bool = False
     device: str = "auto"
     seed: int = 0
     probe: bool = True
@@ -216,12 +220,20 @@ class _Job:
         from boxwright.backends.base import BuildSpec
 
         device, progress = self.request.device, self.progress
-        spec = BuildSpec(precision="int8", device=device)
-        return Place(
-            target,
-            backends.get(target).fingerprint(spec),
-            lambda model: load_precision(model, target, INT8, device, progress),
-        )
+
+        def load(model: Model) -> Runner:
+            runner = load_precision(model, target, INT8, device, progress)
+            try:
+                # What `build` would refuse shall not be chosen.
+                check_on_probe(model, runner, target)
+            except BaseException:
+                runner.close()
+                raise
+            return runner
+
+        key = backends.get(target).fingerprint(BuildSpec(precision="int8", device=device))
+        # What passed on noise may not pass on an image.
+        return Place(target, f"{key} probe={self.request.probe}", load)
 
     def _check(self) -> None:
         request = self.request
@@ -241,6 +253,8 @@ class _Job:
             )
         if request.latency and request.target is None:
             raise InputError("latency is measured on a target: name one")
+        if request.latency and not self._measured_images():
+            raise InputError("latency is measured on images: give --images, or --calibration")
         if request.latency and request.target is not None:
             from boxwright import backends
 
@@ -326,6 +340,7 @@ class _Job:
             )
 
     def _head_images(self) -> list[Path]:
+        """A few, those calibrated on first: of a dataset's, some may be damaged."""
         return list(self.request.calibration or self._measured_images())[:_HEAD_IMAGES]
 
     def _heads(self) -> HeadReference:
@@ -376,7 +391,7 @@ class _Job:
             self.model,
             quantized.model,
             self.request.target or "",
-            prepared(self.model, list(self._measured_images())[:1]),
+            prepared(self.model, self._head_images()[:1]),
             objective=objective,
             float_value=None if budget is None else budget.float_value,
             known=known,
@@ -386,7 +401,12 @@ class _Job:
             progress=self.progress,
         )
         self.notes.extend(compared.notes)
-        return compared.latency, compared.choice
+        choice = compared.choice
+        if self.request.insist and choice.precision != INT8 and choice.allows(INT8):
+            choice = dataclasses.replace(
+                choice, precision=INT8, reason=f"INT8 was asked for. {choice.reason}"
+            )
+        return compared.latency, choice
 
     def _refused(self, effect: dict[str, Any]) -> Model:
         """The float model, whose card says what was tried."""

@@ -37,6 +37,9 @@ INT8 = "int8"
 DEFAULT_ROUNDS = 10
 DEFAULT_SECONDS = 2.0
 
+ROUNDING = 1e-9
+"""Of a drop in points, a difference of sums in float64: what a budget forgives."""
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -224,6 +227,10 @@ class Choice:
     reason: str
     tried: Sequence[Mapping[str, Any]]
 
+    def allows(self, precision: str) -> bool:
+        """Whether a precision runs and keeps to the budget, faster or not."""
+        return any(row["precision"] == precision and row["within_budget"] for row in self.tried)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
@@ -280,7 +287,7 @@ def choose_precision(
 
 
 def _passes(drop: float | None, max_drop: float | None) -> bool:
-    return max_drop is None or (drop is not None and drop <= max_drop)
+    return max_drop is None or (drop is not None and drop <= max_drop + ROUNDING)
 
 
 def _all_names(latency: Latency, drops: Mapping[str, float | None]) -> list[str]:
@@ -306,6 +313,8 @@ def _without_int8(
     if INT8 in latency.failed:
         return f"INT8 does not run on {latency.backend} here: {latency.failed[INT8]}"
     drop = drops.get(INT8)
-    if INT8 in latency.timed and drop is not None and max_drop is not None:
-        return f"INT8 loses {drop:.2f} points, {max_drop:g} are allowed"
+    if INT8 in latency.timed and max_drop is not None:
+        if drop is None:
+            return f"what INT8 loses on {latency.backend} could not be measured"
+        return f"INT8 loses {drop:.2f} points on {latency.backend}, {max_drop:g} are allowed"
     return f"{chosen.upper()} is the fastest of {', '.join(latency.timed)} within the budget"

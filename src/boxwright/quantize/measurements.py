@@ -1,27 +1,32 @@
 """Measurements that survive being killed: a JSON file of what was measured of what.
 
 A key is everything that a value depends on. Each value is written as soon as it is there;
-the file is replaced as a whole, so that it is never half-written.
+the file is replaced as a whole, so that it is never half-written. Processes that write to one
+file at a time add to what the others wrote.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from boxwright.errors import InputError
 from boxwright.files import human_size, read_regular, write_text
+from boxwright.locks import FileLock
 
 _log = logging.getLogger("boxwright")
 
 FORMAT = 1
 _MARK = "boxwright_measurements"
 _MAX_BYTES = 64 << 20
+# Reading and writing takes no more than a second.
+_PATIENCE_SECONDS = 60.0
 
 Key = Mapping[str, Any]
 
@@ -30,8 +35,7 @@ class Measurements:
     """Numbers by what they depend on.
 
     Args:
-        path: The file; ``None`` keeps them in memory only. Of two processes that write to
-            one file at a time, the last one's measurements stay.
+        path: The file; ``None`` keeps them in memory only.
 
     Raises:
         InputError: The file is not one of ours, or cannot be read.
@@ -58,9 +62,33 @@ class Measurements:
         value = float(measure())
         self._entries[_digest(key)] = {"key": dict(key), "value": value}
         if self._path is not None:
-            content = {_MARK: FORMAT, "entries": self._entries}
-            write_text(self._path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+            self._keep(self._path)
         return value
+
+    def _keep(self, path: Path) -> None:
+        """Write everything that is known here or to another process."""
+        with _alone(path):
+            if path.exists():
+                self._entries = {**_read(path), **self._entries}
+            content = {_MARK: FORMAT, "entries": self._entries}
+            write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the file for this process, where its folder knows locks."""
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(timeout=_PATIENCE_SECONDS)
+    except TimeoutError:
+        # Better to measure again some day than not to keep this.
+        _log.warning("%s is held by another process; written without waiting for it", path)
+    except OSError as error:
+        _log.info("no lock beside %s: %s", path, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _digest(key: Key) -> str:

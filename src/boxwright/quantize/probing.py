@@ -1,4 +1,4 @@
-"""Which image a quantised model keeps to be tried on (:mod:`boxwright.probe`)."""
+"""Which image a quantised model keeps to be tried on (:mod:`boxwright.probe`), and trying it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from boxwright.model import IMAGES, SCORES
 from boxwright.preprocess import Preprocessor
 
 if TYPE_CHECKING:
+    from boxwright.backends.base import Runner
     from boxwright.model import Model
     from boxwright.preprocess import Pixels
 
@@ -42,3 +43,28 @@ def choose_probe(model: Model, images: Sequence[str | Path]) -> Pixels | None:
             return ready[0]
         found = [runner.infer({IMAGES: image[None]})[SCORES] for image in ready]
     return max(zip(found, ready, strict=True), key=lambda item: float((item[0] ** 2).sum()))[1]
+
+
+def check_on_probe(model: Model, runner: Runner, backend: str) -> None:
+    """Refuse what building the model for a backend would refuse, without building it.
+
+    Args:
+        model: Quantised.
+        runner: What a backend made of it.
+        backend: Its name, for the message.
+
+    Raises:
+        BuildError: It computes something else than the model.
+        EngineError: It does not run.
+    """
+    from boxwright.backends.comparison import compare_outputs, judged_as, sample_images
+    from boxwright.backends.onnxruntime import float_outputs, plain_outputs
+
+    images = sample_images(model, runner.inputs[0].shape[0] or 1)
+    compare_outputs(
+        plain_outputs(model, images, {}),
+        runner.infer({IMAGES: images}),
+        plan=f"what {backend} makes of the model",
+        judged=judged_as(model),
+        floats=float_outputs(model, images, {}),
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize.canonical import canonical_key
 
 if TYPE_CHECKING:
     from boxwright.quantize.measurements import Measurements
@@ -87,7 +88,12 @@ def measure_sensitivity(
     for done, group in enumerate(groups, start=1):
         others = frozenset(workshop.layers) - frozenset(group.layers)
         only = replace(variant, keep=others, bias=False)
-        key = {**workshop.key(only), "measured": "sqnr", "images": reference_key}
+        key = {
+            **workshop.key(only),
+            "measured": "sqnr",
+            "images": reference_key,
+            "versions": canonical_key(),
+        }
 
         def measure(only: Variant = only) -> float:
             return reference.sqnr(workshop.make(only).model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxwright.files import sha256_file
 from boxwright.images import load_image
 from boxwright.parallel import map_images
 from boxwright.preprocess import Preprocessor
@@ -127,7 +129,11 @@ class Workshop:
         return bool(self._images)
 
     def key(self, variant: Variant) -> dict[str, Any]:
-        """Everything that a variant's weights and scales depend on; JSON values."""
+        """Everything that a variant's weights and scales depend on; JSON values.
+
+        Raises:
+            InputError: An image that biases are corrected on cannot be read.
+        """
         rules = {name: getattr(self.rules, name) for name in self.rules.__dataclass_fields__}
         return {
             "revision": _REVISION,
@@ -136,7 +142,7 @@ class Workshop:
             "rules": rules,
             "always_kept": sorted(self.keep),
             **variant.to_dict(),
-            **({"bias_images": len(self._images)} if variant.bias else {}),
+            **({"bias_images": self._images_sha256} if variant.bias else {}),
         }
 
     def make(self, variant: Variant, progress: ProgressCallback = silent) -> Quantized:
@@ -154,6 +160,12 @@ class Workshop:
             pixels = prepared(self.model, self._images)
             self._corrections[key] = bias_corrections(self.model, whole, pixels, progress=progress)
         return corrected(found, self._corrections[key], len(self._images))
+
+    @cached_property
+    def _images_sha256(self) -> str:
+        """Of their contents: with a calibration cache, they are not those calibrated on."""
+        hashes = "".join(sha256_file(path) for path in self._images)
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     @cached_property
     def _probe(self) -> Pixels | None:

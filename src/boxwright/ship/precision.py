@@ -42,7 +42,8 @@ def choose(
     """The model to build, and JSON values of how it was chosen, its precision among them.
 
     Raises:
-        BudgetMissedError: INT8 was asked for by name, and loses more than is allowed.
+        BudgetMissedError: INT8 was asked for by name, and on the target it loses more than is
+            allowed, or does not run.
     """
     stated = settings.budgets.max_drop
     usual = DEFAULT_DROP if dataset is not None else DEFAULT_AGREEMENT_DROP
@@ -59,6 +60,7 @@ def choose(
         max_drop=max_drop,
         target=settings.backend,
         latency=True,
+        insist=settings.precision == "int8",
         device=settings.device,
         seed=settings.seed,
         work=work,
@@ -93,14 +95,15 @@ def _readable(paths: Sequence[Path], count: int, seed: int) -> list[Path]:
 
 
 def _insisted(outcome: Outcome) -> tuple[Model, dict[str, Any]]:
-    """INT8, whether it is faster or not; the remarks say which."""
-    if outcome.quantized is None:
-        reason = "" if outcome.budget is None else outcome.budget.reason
-        raise BudgetMissedError(
-            f"INT8 was asked for, and {reason}; --precision auto builds the fastest that keeps "
-            "to the budget"
-        )
-    return outcome.quantized.model, {**outcome.to_dict(), "precision": "int8"}
+    """INT8, whether it is faster or not, but not beyond the budget."""
+    if outcome.precision == "int8":
+        return outcome.model, outcome.to_dict()
+    found = outcome.choice or outcome.budget
+    reason = "it cannot be had" if found is None else found.reason
+    raise BudgetMissedError(
+        f"INT8 was asked for, and {reason}; --precision auto builds the fastest that keeps to "
+        "the budget"
+    )
 
 
 def _missed(outcome: Outcome) -> list[str]:

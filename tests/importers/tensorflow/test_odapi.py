@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -128,10 +129,10 @@ def test_a_batch_is_its_images(case: str, folder: Path) -> None:
             np.testing.assert_allclose(alone[name][0], value[index], rtol=0, atol=1e-4)
 
 
-def changed(folder: Path, tmp_path: Path, change: Any) -> Path:
+def changed(folder: Path, tmp_path: Path, change: Any, export: str = "tf1_mobilenet") -> Path:
     """The frozen graph with something done to it."""
     path = tmp_path / FROZEN
-    graph = parse("GraphDef", (folder / "tf1_mobilenet" / FROZEN).read_bytes(), path)
+    graph = parse("GraphDef", (folder / export / FROZEN).read_bytes(), path)
     change(graph)
     path.write_bytes(graph.SerializeToString())
     return path
@@ -223,6 +224,9 @@ DAMAGES: dict[str, tuple[str, int]] = {
     "a loop's result from nowhere": ("TensorArrayGatherV3", 1),
     "a write of nothing": ("TensorArrayWriteV3", 2),
     "columns of nothing": ("Unpack", 0),
+    "boxes laid out from nothing": ("Transpose", 0),
+    "rows laid out from nothing": ("Reshape", 0),
+    "boxes of nothing": ("Squeeze", 0),
 }
 
 
@@ -237,6 +241,46 @@ def test_damaged_graphs_are_refused(case: str, folder: Path, tmp_path: Path) -> 
                 del node.input[left:]
 
     with pytest.raises(ImportFailedError):
+        import_model(changed(folder, tmp_path, change))
+
+
+FITTED = {"no pixel": np.full(3, np.nan), "other channels": np.zeros(5), "a size": np.zeros((1, 2))}
+
+
+@pytest.mark.parametrize("values", FITTED.values(), ids=list(FITTED))
+def test_constants_of_the_preprocessor_that_do_not_fit_end_in_no_traceback(
+    values: Any, folder: Path, tmp_path: Path
+) -> None:
+    """All floats in its loop become these; it is then cut, or refused by what runs into it."""
+
+    def change(graph: Any) -> None:
+        for node in graph.node:
+            tensor = node.attr["value"].tensor if node.op == "Const" else None
+            if tensor is None or "reprocessor" not in node.name or tensor.dtype != 1:
+                continue
+            del tensor.tensor_shape.dim[:]
+            for extent in values.shape:
+                tensor.tensor_shape.dim.add().size = extent
+            tensor.tensor_content = values.astype(np.float32).tobytes()
+
+    with contextlib.suppress(ImportFailedError):
+        import_model(changed(folder, tmp_path, change, "tf1_keep_aspect"))
+
+
+def test_anchors_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:
+    def change(graph: Any) -> None:
+        done = 0
+        for node in graph.node:
+            tensor = node.attr["value"].tensor if node.op == "Const" else None
+            if tensor is None or not node.name.startswith("MultipleGridAnchorGenerator"):
+                continue
+            if tensor.dtype == 1 and len(tensor.tensor_shape.dim) > 0:
+                size = len(tensor.tensor_content) // 4
+                tensor.tensor_content = np.full(size, np.inf, np.float32).tobytes()
+                done += 1
+        assert done
+
+    with pytest.raises(ImportFailedError, match="anchors are not fractions"):
         import_model(changed(folder, tmp_path, change))
 
 

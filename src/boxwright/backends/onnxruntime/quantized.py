@@ -220,8 +220,10 @@ class _Lowering:
         """Give a convolution the weight scales that its bias needs."""
         maker = self._makers.get(node.input[1])
         scale = self._scales.get(self._behind.get(node.input[0], ""))
-        pair = self._makers.get(maker.input[0]) if maker is not None else None
-        if scale is None or maker is None or pair is None or pair.op_type != "QuantizeLinear":
+        if scale is None or maker is None or maker.op_type != "DequantizeLinear":
+            return
+        pair = self._makers.get(maker.input[0])
+        if pair is None or pair.op_type != "QuantizeLinear" or pair.input[1:] != maker.input[1:]:
             return
         arrays = [self._array(name) for name in (*pair.input, *node.input[2:3])]
         if len(arrays) != 4 or any(array is None for array in arrays):

@@ -73,9 +73,11 @@ def _candidates(budget: Json) -> list[Html]:
             _ranges(item),
             "corrected" if item.get("bias_correction") else "",
             len(listing(item.get("keep"))),
-            f"{real(item.get('value')):.2f}",
-            f"{real(item.get('drop')):+.2f}",
-            {True: "met", False: "missed"}.get(item.get("ok"), ""),  # type: ignore[arg-type]
+            _or_dash(item.get("value"), ".2f"),
+            _or_dash(item.get("drop"), "+.2f"),
+            str(
+                item.get("failed") or {True: "met", False: "missed"}.get(item.get("ok"), "")  # type: ignore[arg-type]
+            ),
             "chosen" if _same(item, chosen) else "",
         )
         for item in found
@@ -84,8 +86,7 @@ def _candidates(budget: Json) -> list[Html]:
         el("h3", "What was measured"),
         el(
             "p",
-            f"{budget.get('objective')}; {real(budget.get('float_value')):.2f} in float, on "
-            "the graph as its Q/DQ pairs say.",
+            f"{budget.get('objective')}; {real(budget.get('float_value')):.2f} in float.",
         ),
         table(
             ("step", "ranges", "biases", "in float", "points", "lost", "budget", ""),

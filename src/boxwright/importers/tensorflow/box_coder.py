@@ -41,6 +41,13 @@ def find_box_coder(network: Network, boxes: str) -> BoxCoder:
     Raises:
         ImportFailedError: Something else makes it.
     """
+    try:
+        return _found(network, boxes)
+    except IndexError:  # an operation without the inputs that it needs
+        raise _unknown(network) from None
+
+
+def _found(network: Network, boxes: str) -> BoxCoder:
     producers = network.producers()
     end = _back(producers, boxes, (*_PASSES, "Transpose"))
     if end is None or end.kind != "Pack" or len(end.inputs) != 4:

@@ -40,6 +40,8 @@ from boxwright.model import BOXES, SCORES, Model
 OPERATIONS = {**ops_math.OPERATIONS, **ops_shape.OPERATIONS, **ops_spatial.OPERATIONS}
 _SCORE_THRESHOLD = 0.25
 # What label maps write where a number belongs to no class.
+# Anchors reach beyond the image, but not far.
+_LARGEST_ANCHOR = 1000.0
 _GAPS = ("", "???", "n/a", "background")
 
 
@@ -153,7 +155,10 @@ class _Detector:
         scores = self.lowering.tensor(export.scores).shape
         if anchors.data is None or anchors.data.size % 4 or len(scores) != 3:
             raise refusal(self.network.path, "its anchors are no constants, or its scores no rows")
-        y1, x1, y2, x2 = anchors.data.reshape(-1, 4).astype(np.float64).T
+        corners = anchors.data.reshape(-1, 4).astype(np.float64)
+        if not (np.abs(corners) <= _LARGEST_ANCHOR).all():
+            raise refusal(self.network.path, "its anchors are not fractions of the image")
+        y1, x1, y2, x2 = corners.T
         fractions = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
         y, x, h, w = coder.scales
         ending = Ending(

@@ -158,7 +158,7 @@ class Lowering:
 
     def _fold(self, node: Node, inputs: list[Tensor]) -> list[Tensor] | None:
         if node.kind in ("Shape", "Size", "Rank") and inputs:
-            arrays: list[Array] = [np.broadcast_to(np.zeros(1, np.float32), inputs[0].shape)]
+            arrays: list[Array] = [np.broadcast_to(np.zeros((), np.float32), inputs[0].shape)]
         else:
             arrays = [tensor.data for tensor in inputs if tensor.data is not None]
             if len(arrays) != len(inputs) or not arrays:

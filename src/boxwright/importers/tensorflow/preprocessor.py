@@ -9,6 +9,7 @@ is replaced by what else it does: its arithmetic on pixels, on the whole batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ _ARITHMETIC = ("Mul", "Add", "AddV2", "Sub", "RealDiv", "Div")
 _PADS = ("Pad", "PadV2")
 _RESIZES = ("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic", "ResizeArea")
 _FLOAT = 1  # DataType of types.proto
+# Numbers for each channel, or a mean image; a few bytes can ask for far more.
+_MAX_CONSTANT = 1 << 22
 # What changes no pixel's value, and takes it as its first input.
 _PASSES = (
     *("Identity", "StopGradient", "Cast", "Squeeze", "ExpandDims", "Reshape", "Unpack"),
@@ -100,9 +103,12 @@ def cut_preprocessor(graph: Any, path: Path) -> Preprocessor | None:
         scope = _Scope({node.name: node for node in body})
         for node in [node for node in body if node.op in _ENDS]:
             try:
-                done = walk.cut(scope, node, body)
-            except IndexError:
-                continue  # An operation without the inputs it needs: whoever runs it will say.
+                with np.errstate(all="ignore"):
+                    done = walk.cut(scope, node, body)
+            except (IndexError, ValueError, OverflowError):
+                # An operation without the inputs it needs, or with constants that do not fit
+                # each other: whoever runs it will say.
+                continue
             found = found or done
     return found
 
@@ -238,7 +244,8 @@ class _Walk:
     def _step(self, scope: _Scope, node: Any, data: list[str]) -> _Step | None:
         for index in (1, 0):
             constant = self._constant(scope, data[index])
-            if constant is not None and constant.dtype.kind == "f":
+            sound = constant is not None and constant.size <= _MAX_CONSTANT
+            if constant is not None and sound and constant.dtype.kind == "f":
                 return _Step(node.op, constant, index == 0)
         return None
 
@@ -252,7 +259,8 @@ class _Walk:
         size = self._size(scope, end)
         constant = [self._constant(inner, node.input[1]) for node, inner in found.resizes]
         if -1 in size and constant[0] is not None and constant[0].size == 2:
-            size = (int(constant[0][0]), int(constant[0][1]))
+            height, width = constant[0].reshape(-1).tolist()
+            size = (int(height), int(width))
         pad = None
         if found.padded_after is not None:
             # The pixel that the arithmetic before the padding makes the padding's value of.
@@ -262,6 +270,8 @@ class _Walk:
             slope = np.mean(high - low) / 255
             below = found.padded_with - np.mean(low)
             pad = float(np.clip(below / slope, 0, 255)) if slope else 0.0
+            if not math.isfinite(pad):
+                raise ValueError("its padding is no pixel")
         return Preprocessor(size, any(c is None for c in constant) or pad is not None, pad)
 
     def _size(self, scope: _Scope, end: Any) -> tuple[int, int]:

@@ -199,12 +199,10 @@ class TensorRtBackend:
         weights: bytes | None,
     ) -> dict[str, Any]:
         """How far the plan is from the portable graph on ONNX Runtime's CPU kernels."""
-        from boxwright.backends import registry
-        from boxwright.backends.onnxruntime import float_outputs
+        from boxwright.backends.onnxruntime import float_outputs, plain_outputs
 
         images = sample_images(model)
-        with registry.get("onnxruntime").load(model, BuildSpec(device="cpu")) as runner:
-            expected = runner.infer({IMAGES: images})
+        expected = plain_outputs(model, images, {})
         try:
             with _open(library, plan, settings, spec, weights) as runner:
                 got = runner.infer({IMAGES: images})

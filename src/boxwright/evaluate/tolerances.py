@@ -86,8 +86,8 @@ class Tolerances:
                 score=0.75,
                 candidate_threshold=0.05,
                 unmatched_share=0.05,
-                match_box=0.25,
-                match_score=0.75,
+                match_box=0.3,
+                match_score=0.8,
             )
         coarse = 1 if precision in ("tf32", "fp16") else 5
         return cls(

@@ -127,7 +127,8 @@ def check_counts(network: BuiltNetwork) -> None:
 
 def check_types(network: BuiltNetwork) -> None:
     """Whatever computes with floats does so in float32."""
-    assert {layer.precision for layer in network.layers} == {"float32", "other"}
+    found = {layer.precision for layer in network.layers}
+    assert found == {"float32", "other"}, found
     for layer in network.layers:
         if layer.kind in ("correlation", "runtime_fusion", "maxpool"):
             assert layer.precision == "float32", layer

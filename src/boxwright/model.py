@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from boxwright.card import CARD_KEY, ModelCard
 from boxwright.errors import CardError, InputError, ModelError
 from boxwright.files import atomic_write, human_size, open_regular
+from boxwright.metadata import read_metadata, write_metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -74,7 +75,7 @@ class Model:
     def from_bytes(cls, data: bytes, origin: str = "model") -> Model:
         """As :meth:`load`, from memory; `origin` names the bytes in messages."""
         proto = parse_onnx(data, origin)
-        card_text = next((p.value for p in proto.metadata_props if p.key == CARD_KEY), None)
+        card_text = read_metadata(proto, CARD_KEY)
         if card_text is None:
             raise CardError(
                 f"{origin} has no model card, so it was not written by Boxwright; "
@@ -135,12 +136,7 @@ class Model:
         return dataclasses.replace(self, card=card)
 
     def _write_card(self) -> None:
-        text = self.card.to_json()
-        for prop in self.proto.metadata_props:
-            if prop.key == CARD_KEY:
-                prop.value = text
-                return
-        self.proto.metadata_props.add(key=CARD_KEY, value=text)
+        write_metadata(self.proto, CARD_KEY, self.card.to_json())
 
     def check(self, origin: str = "model") -> None:
         """Check names, types and shapes against the contract.

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.errors import InputError, ModelError
+from boxwright.metadata import read_metadata, write_metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -42,11 +43,7 @@ def with_probe(proto: onnx.ModelProto, image: Pixels) -> None:
     if not ok:
         raise InputError(f"an image of shape {list(image.shape)} cannot be kept as a JPEG")
     text = base64.b64encode(data.tobytes()).decode("ascii")
-    for prop in proto.metadata_props:
-        if prop.key == PROBE_KEY:
-            prop.value = text
-            return
-    proto.metadata_props.add(key=PROBE_KEY, value=text)
+    write_metadata(proto, PROBE_KEY, text)
 
 
 def probe_of(proto: onnx.ModelProto, card: ModelCard) -> Pixels | None:
@@ -57,7 +54,7 @@ def probe_of(proto: onnx.ModelProto, card: ModelCard) -> Pixels | None:
     """
     from boxwright.images import load_image
 
-    text = next((prop.value for prop in proto.metadata_props if prop.key == PROBE_KEY), None)
+    text = read_metadata(proto, PROBE_KEY)
     if text is None:
         return None
     if len(text) > _MAX_BYTES:

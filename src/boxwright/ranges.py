@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from boxwright.errors import ModelError
+from boxwright.metadata import read_metadata, write_metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -32,11 +33,7 @@ def with_ranges(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]
     for name, (low, high) in ranges.items():
         _check(name, low, high)
     text = json.dumps({name: [low, high] for name, (low, high) in sorted(ranges.items())})
-    for prop in proto.metadata_props:
-        if prop.key == RANGES_KEY:
-            prop.value = text
-            return
-    proto.metadata_props.add(key=RANGES_KEY, value=text)
+    write_metadata(proto, RANGES_KEY, text)
 
 
 def ranges_of(proto: onnx.ModelProto) -> dict[str, tuple[float, float]]:
@@ -45,7 +42,7 @@ def ranges_of(proto: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     Raises:
         ModelError: They are not what :func:`with_ranges` writes.
     """
-    text = next((prop.value for prop in proto.metadata_props if prop.key == RANGES_KEY), None)
+    text = read_metadata(proto, RANGES_KEY)
     if text is None:
         return {}
     if len(text) > _MAX_BYTES:

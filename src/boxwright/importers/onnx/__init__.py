@@ -20,6 +20,7 @@ from boxwright.importers.registry import (
     check_options,
     read_start,
 )
+from boxwright.metadata import read_metadata
 from boxwright.model import IMAGES, Model
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _own(request: ImportRequest, proto: onnx.ModelProto, files: list[Path]) -> M
             f"{request.weights} keeps Boxwright's contract already, so --head and --option "
             "mean nothing for it"
         )
-    text = next((p.value for p in proto.metadata_props if p.key == CARD_KEY), None)
+    text = read_metadata(proto, CARD_KEY)
     try:
         card = _own_card(request, proto) if text is None else ModelCard.from_json(text)
         given: dict[str, Any] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
+from pathlib import Path
 
 from boxwright.environment import describe_environment
 
@@ -18,3 +20,13 @@ def heading() -> str:
             value = ", ".join(map(str, value))
         lines.append(f"# {key}: {value}")
     return "\n".join(lines)
+
+
+def tell(lines: Iterable[str], output: Path | None) -> None:
+    """Print lines as they come, and write all so far to a file, so that a stop loses nothing."""
+    told: list[str] = []
+    for line in lines:
+        print(line, flush=True)
+        told.append(line)
+        if output:
+            output.write_text("\n".join(told) + "\n")

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _environment import heading
+from _environment import heading, tell
 
 import boxwright
 from boxwright import backends
@@ -303,15 +303,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a file for the output as well")
     given = parser.parse_args()
     given.batches = [int(text) for text in given.batch.split(",")]
-    lines = [heading()]
-    print(lines[0], flush=True)
+    tell(pages(given), given.output)
+
+
+def pages(given: argparse.Namespace) -> Iterator[str]:
+    yield heading()
     for path in given.models:
         with tempfile.TemporaryDirectory() as scratch:
-            for line in page(path, given, Path(scratch)):
-                print(line, flush=True)
-                lines.append(line)
-                if given.output:
-                    given.output.write_text("\n".join(lines) + "\n")
+            yield from page(path, given, Path(scratch))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _environment import heading
+from _environment import heading, tell
 
 import boxwright
 from boxwright import backends
@@ -197,16 +197,15 @@ def main() -> None:
     parser.add_argument("--level", type=int, default=2)
     parser.add_argument("--output", type=Path, help="a file for the output as well")
     given = parser.parse_args()
-    gpu = find_gpu("auto")
-    lines = [heading(), f"# gpu: {gpu.to_dict()}"]
-    print("\n".join(lines), flush=True)
+    tell(pages(given), given.output)
+
+
+def pages(given: argparse.Namespace) -> Iterator[str]:
+    yield heading()
+    yield f"# gpu: {find_gpu('auto').to_dict()}"
     for weights in given.weights:
         with tempfile.TemporaryDirectory() as scratch:
-            for line in page(weights, given, Path(scratch)):
-                print(line, flush=True)
-                lines.append(line)
-                if given.output:
-                    given.output.write_text("\n".join(lines) + "\n")
+            yield from page(weights, given, Path(scratch))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The portable form has signed INT8 throughout (`boxwright.quantize.insert`). On a CPU,
 activations are better unsigned: the multiply-accumulate instructions of x86 take unsigned
 times signed, and OpenVINO 2026.4 computes something else when a signed tensor was
-concatenated (the tests keep the smallest graph that shows it). With the zero point moved by 128 the unsigned values stand for exactly the same numbers.
+concatenated (the tests keep the smallest graph that shows it). With the zero point moved by
+128 the unsigned values stand for exactly the same numbers.
 """
 
 from __future__ import annotations

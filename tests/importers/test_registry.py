@@ -16,6 +16,7 @@ from boxwright.importers import (
     Verification,
     check_options,
     choose,
+    import_model,
     make_request,
     registry,
 )
@@ -82,6 +83,28 @@ def test_options_of_another_format_are_refused(tmp_path: Path) -> None:
         check_options(request, {"strides": "of the levels"})
     with pytest.raises(ImportFailedError, match="there are: none"):
         check_options(request, {})
+
+
+def test_a_head_named_for_nothing_is_refused(tmp_path: Path) -> None:
+    request = ImportRequest(tmp_path / "x.weights", head="yolox")
+    with pytest.raises(ImportFailedError, match="--head yolox is without effect"):
+        check_options(request, {})
+    check_options(request, {}, takes_head=True)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "darknet/yolov4-tiny/yolov4-tiny.weights",
+        "pytorch/yolov5n.pt",
+        "mxnet/retinaface-mnet25/mnet.25-0000.params",
+        "caffe/mobilenet-ssd/MobileNetSSD_deploy.caffemodel",
+        "tensorflow/efficientdet-lite0.tflite",
+    ],
+)
+def test_every_format_that_knows_its_head_refuses_one(fixtures_dir: Path, weights: str) -> None:
+    with pytest.raises(ImportFailedError, match="says itself what its head is"):
+        import_model(fixtures_dir / weights, head="yolox")
 
 
 def test_a_verification_passes_only_with_numbers() -> None:

@@ -250,16 +250,21 @@ def make_request(
     return request
 
 
-def check_options(request: ImportRequest, known: Mapping[str, str]) -> None:
-    """Refuse options that a format does not have.
+def check_options(
+    request: ImportRequest, known: Mapping[str, str], *, takes_head: bool = False
+) -> None:
+    """Refuse options that a format does not have, which would be without effect.
 
     Args:
         request: What the user asked for.
         known: Options of the format, and what each is.
+        takes_head: Whether the format may have to be told the kind of head.
 
     Raises:
-        ImportFailedError: A name is not among `known`.
+        ImportFailedError: A name is not among `known`, or a head is named for nothing.
     """
+    if not takes_head:
+        refuse_head(request)
     for name in request.options:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
@@ -268,6 +273,19 @@ def check_options(request: ImportRequest, known: Mapping[str, str]) -> None:
             raise ImportFailedError(
                 f"unknown option {name!r} of this format; there are: {shown}{hint}"
             )
+
+
+def refuse_head(request: ImportRequest) -> None:
+    """Refuse a kind of head where the file itself says what it is.
+
+    Raises:
+        ImportFailedError: One was named.
+    """
+    if request.head is not None:
+        raise ImportFailedError(
+            f"--head {request.head} is without effect: {request.weights} says itself what its "
+            "head is; leave --head out"
+        )
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

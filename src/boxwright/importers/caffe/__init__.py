@@ -74,10 +74,6 @@ class CaffeImporter:
             ImportFailedError: With the file, and for a prototxt the line and the layer.
         """
         check_options(request, OPTIONS)
-        if request.head is not None:
-            raise ImportFailedError(
-                "--head is not for Caffe: the prototxt says it, or --option anchors or darknet_cfg"
-            )
         if request.weights.name.lower().endswith(_SUFFIXES):
             raise ImportFailedError(
                 f"{request.weights} describes the network; give the caffemodel, and the prototxt "

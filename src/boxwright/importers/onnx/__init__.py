@@ -60,7 +60,7 @@ class OnnxImporter:
         from boxwright.importers import options
         from boxwright.importers.onnx import source
 
-        check_options(request, options.KNOWN)
+        check_options(request, options.KNOWN, takes_head=True)
         if request.cfg is not None or request.data is not None:
             raise ImportFailedError("--cfg and --data belong to Darknet; an ONNX file has neither")
         request.progress("read", 0, None)

@@ -20,7 +20,7 @@ from boxwright.graph.heads import Priors, Raw, decode
 from boxwright.graph.pixels import PixelFormat, add_pixels
 from boxwright.importers.names import asked_names, numbered_names
 from boxwright.importers.options import KNOWN as KNOWN_OF_HEADS
-from boxwright.importers.registry import ImportRequest, check_options
+from boxwright.importers.registry import ImportRequest, check_options, refuse_head
 from boxwright.importers.tensorflow import ops_math, ops_shape, ops_spatial
 from boxwright.importers.tensorflow.box_coder import find_box_coder
 from boxwright.importers.tensorflow.detection import (
@@ -47,18 +47,20 @@ _GAPS = ("", "???", "n/a", "background")
 
 def load(request: ImportRequest, network: Network) -> Model:
     """Convert what was read; see :meth:`TensorFlowImporter.load`."""
-    check_options(request, {**KNOWN_OF_HEADS, **KNOWN})
+    check_options(request, {**KNOWN_OF_HEADS, **KNOWN}, takes_head=True)
     if len(network.inputs) != 1:
         raise refusal(network.path, f"expected one input, got {len(network.inputs)}")
     rewrite(network)
     node = find_post_process(network)
     text = _text_beside(request)
     if network.export is not None and not {"boxes", "scores"} & set(request.options):
+        refuse_head(request)
         return _Detector(request, network).load_export(network.export)
     if node is None and text is None:
         from boxwright.importers.tensorflow.foreign import load_foreign
 
         return load_foreign(request, network)
+    refuse_head(request)
     return _Detector(request, network).load(node, text)
 
 

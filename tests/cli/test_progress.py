@@ -31,6 +31,20 @@ def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+def test_a_stage_that_runs_again_is_timed_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each precision of a search chooses its own kernels."""
+    now = [0.0]
+    report = PlainProgress(clock=lambda: now[0])
+    for start in (0.0, 1000.0):
+        for done in (1, 2, 4, 3, 5):  # threads end in any order
+            now[0] = start + done * PLAIN_SECONDS
+            report("building", done, 10)
+    assert capsys.readouterr().err.split("\n")[4:-1] == [
+        "building: 1/10 (10 %)",
+        *(f"building: {n}/10 ({n}0 %), eta {PLAIN_SECONDS * (10 - n):.0f} s" for n in (2, 4, 5)),
+    ]
+
+
 def test_quick_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(Settings()) as report:
         for done in range(100):

@@ -39,12 +39,16 @@ class PlainProgress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = clock()
-        self._began: dict[str, tuple[float, int]] = {}
+        # Of each stage when it began, where, and how far it came.
+        self._stages: dict[str, tuple[float, int, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Print a line if the last one is long ago."""
         now = self._clock()
-        began, at = self._began.setdefault(stage, (now, done))
+        began, at, before = self._stages.get(stage, (now, done, done))
+        if _is_again(done, before):
+            began, at = now, done
+        self._stages[stage] = began, at, done
         if now - self._last < PLAIN_SECONDS:
             return
         self._last = now
@@ -53,6 +57,11 @@ class PlainProgress:
         if total and at < done < total:
             eta = f", eta {(now - began) * (total - done) / (done - at):.0f} s"
         click.echo(f"{stage}: {done}{f'/{total}' if total else ''}{share}{eta}", err=True)
+
+
+def _is_again(done: int, before: int) -> bool:
+    """Whether a stage runs once more, on something else; threads report a little out of order."""
+    return done < before / 2
 
 
 @contextlib.contextmanager
@@ -94,9 +103,13 @@ class _Bar:
 
     def __init__(self, display: Progress) -> None:
         self._display = display
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[str, tuple[TaskID, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._display.add_task(stage, total=total)
-        self._display.update(self._tasks[stage], completed=done, total=total)
+        task, before = self._tasks.get(stage, (None, 0))
+        if task is None:
+            task = self._display.add_task(stage, total=total)
+        elif _is_again(done, before):
+            self._display.reset(task, total=total)
+        self._tasks[stage] = task, done
+        self._display.update(task, completed=done, total=total)

@@ -310,8 +310,10 @@ def test_an_interrupted_child_is_gone(child: Callable[[str], None], temporary: P
 
 
 # Builds a network large enough to be caught at it, and tells the other process's number.
+# A shell's background jobs ignore SIGINT, and so would what they start.
 PARENT = """
-import json, os, sys
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from boxwright.backends.tensorrt import worker
 from boxwright.backends.tensorrt.compile import Request

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from boxwright._version import __version__
 from boxwright.card import Transform
 from boxwright.errors import InputError, ModelError
+from boxwright.graph.legalise import PASSES
 from boxwright.graph.view import View, tensor_of_constant
 from boxwright.model import Model
 from boxwright.probe import with_probe
@@ -64,9 +65,12 @@ class Quantized:
 
 
 def prepare(model: Model) -> Model:
-    """The model with a name of its own for every node, which layers are known by.
+    """The model as layers are looked for in it.
 
-    Constants are initializers in it, for weights are looked for there.
+    Every node has a name of its own, which layers are known by. Constants are initializers, for
+    weights are looked for there. Batch normalisation is part of the convolution before it: no
+    runtime computes it in INT8, and the pair behind a convolution would be in front of it. Tensors
+    keep their names.
 
     Raises:
         InputError: It is quantised already.
@@ -82,7 +86,8 @@ def prepare(model: Model) -> Model:
         raise ModelError(f"{model.card.name} cannot be quantised: {fault}")
     _name_nodes(copy.graph)
     _constants_to_initializers(copy.graph)
-    return Model(copy, model.card)
+    folded, _ = PASSES["batchnorm"](copy)
+    return Model(folded, model.card)
 
 
 def quantize(

@@ -50,6 +50,12 @@ MAX_NRMSE_AT_ALL = 0.9
 Judged = Literal["float", "int8", "int8 on an image"]
 
 
+def fixed_batch(model: Model) -> int | None:
+    """How many images the graph takes at a time, where it leaves no choice."""
+    batch = model.proto.graph.input[0].type.tensor_type.shape.dim[0]
+    return batch.dim_value or None
+
+
 def judged_as(model: Model) -> Judged:
     """How the outputs of a model on :func:`sample_images` are judged."""
     if not model.quantized:
@@ -57,8 +63,12 @@ def judged_as(model: Model) -> Judged:
     return "int8" if probe_of(model.proto, model.card) is None else "int8 on an image"
 
 
-def sample_images(model: Model, count: int = 1) -> NDArray[np.uint8]:
+def sample_images(model: Model, count: int | None = None) -> NDArray[np.uint8]:
     """Images to compare on: the one that a quantised model keeps, else fixed random ones.
+
+    Args:
+        model: The model.
+        count: How many; by default as many as its graph takes at a time, or one.
 
     Returns:
         uint8 ``(count, H, W, 3)``.
@@ -66,6 +76,7 @@ def sample_images(model: Model, count: int = 1) -> NDArray[np.uint8]:
     Raises:
         ModelError: What the model keeps is no image of its size.
     """
+    count = count or fixed_batch(model) or 1
     height, width = model.card.input_size
     kept = probe_of(model.proto, model.card) if model.quantized else None
     if kept is not None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from boxwright.images import load_image
 from boxwright.model import IMAGES, SCORES
 from boxwright.preprocess import Preprocessor
@@ -41,7 +43,11 @@ def choose_probe(model: Model, images: Sequence[str | Path]) -> Pixels | None:
     with backends.load(model, backend="onnxruntime", device="cpu") as runner:
         if SCORES not in {spec.name for spec in runner.outputs}:
             return ready[0]
-        found = [runner.infer({IMAGES: image[None]})[SCORES] for image in ready]
+        fixed = runner.inputs[0].shape[0] or 1
+        found = [
+            runner.infer({IMAGES: np.repeat(image[None], fixed, axis=0)})[SCORES][:1]
+            for image in ready
+        ]
     return max(zip(found, ready, strict=True), key=lambda item: float((item[0] ** 2).sum()))[1]
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from boxwright.errors import InputError
+from boxwright import backends
+from boxwright.backends.base import Runner
+from boxwright.errors import (
+    BackendUnavailableError,
+    BudgetMissedError,
+    EngineError,
+    InputError,
+)
 from boxwright.evaluate.timing import Summary
+from boxwright.model import Model
 from boxwright.progress import silent
 from boxwright.quantize.latency import Latency, Timed, choose_precision, measure_latency
 from tests.models import make_images, make_model
@@ -82,8 +91,6 @@ _CASES: list[tuple[dict[str, list[float]], Mapping[str, float | None], float | N
     ({"fp32": _FP32, "fp16": _FP16}, {"fp16": None}, 0.5, "fp32", "FP32 is the fastest"),
     # Without a budget speed alone decides.
     ({"fp32": _FP32, "int8": _INT8}, {}, None, "int8", "INT8 is the fastest"),
-    # Nothing runs.
-    ({}, {}, 0.5, "fp32", "nothing else runs on some here"),
 ]
 
 
@@ -109,6 +116,58 @@ def test_int8_that_does_not_run_is_told_with_its_reason() -> None:
         "fp32": None,
         "int8": "no kernels",
     }
+
+
+def test_what_does_not_run_is_never_handed_out() -> None:
+    """Float32 neither, though it loses nothing."""
+    failed = {"fp32": "no memory"}
+    rest = Latency("some", 1, {"fp16": timed("fp16", _FP16)}, failed)
+    assert choose_precision(rest, {"fp16": 0.1}, 0.5).precision == "fp16"
+    assert choose_precision(rest, {}, None).precision == "fp16"
+    with pytest.raises(BudgetMissedError, match=r"fp32 does not run on some here \(fp32: no mem"):
+        choose_precision(rest, {"fp16": 2.0}, 0.5)
+    with pytest.raises(BudgetMissedError, match="not measured"):
+        choose_precision(rest, {}, 0.5)
+    both = Latency("some", 1, {"int8": timed("int8", _INT8)}, failed)
+    assert choose_precision(both, {"int8": 0.1}, 0.5).reason == "only INT8 runs on some here"
+    nothing = Latency("some", 1, {}, {**failed, "int8": "no kernels"})
+    with pytest.raises(BackendUnavailableError, match="in no precision: fp32: no memory; int8: n"):
+        choose_precision(nothing, {"fp32": 0.0, "int8": 0.1}, 0.5)
+
+
+def test_what_fails_between_its_turns_is_told_and_the_others_are_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a GPU whose memory another process took meanwhile."""
+    model = make_model()
+    examined: list[str] = []
+
+    def load(given: Model, backend: str, precision: str, *_: object) -> Runner:
+        runner = backends.load(given, backend=backend)
+        infer = runner.infer
+        left = iter(range(60))
+
+        def fail(feed: Any) -> Any:
+            if precision == "fp16" and next(left, None) is None:
+                raise EngineError("out of memory")
+            return infer(feed)
+
+        monkeypatch.setattr(runner, "infer", fail)
+        return runner
+
+    monkeypatch.setattr("boxwright.quantize.latency.load_precision", load)
+    found = measure_latency(
+        {"fp32": model, "fp16": model},
+        "onnxruntime",
+        pixels=make_images(model, 1),
+        rounds=10,
+        seconds=1.0,
+        examine=lambda name, _: examined.append(name),
+    )
+    assert set(found.timed) == {"fp32"}
+    assert len(found.timed["fp32"].rounds) == 10
+    assert found.failed == {"fp16": "it failed while it was timed: out of memory"}
+    assert examined == ["fp32"]
 
 
 def test_a_runtime_is_timed_and_what_fails_is_told() -> None:

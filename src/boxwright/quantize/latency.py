@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxwright.errors import BoxwrightError, InputError
+from boxwright.errors import (
+    BackendUnavailableError,
+    BoxwrightError,
+    BudgetMissedError,
+    InputError,
+)
 from boxwright.evaluate.timing import (
     Interval,
     Summary,
@@ -126,7 +131,8 @@ def measure_latency(
     slows all of them.
 
     Args:
-        models: What to run, by precision: the quantised model for ``int8``.
+        models: What to run, by precision: the quantised model for ``int8``. Several models
+            of one precision take names of their own: those that are quantised run in INT8.
         backend: The runtime.
         pixels: uint8 ``(N, H, W, 3)`` at the models' input size; one batch. A model of a
             fixed batch takes its first images, again and again where there are too few.
@@ -153,7 +159,8 @@ def measure_latency(
         runners: dict[str, Runner] = {}
         for precision, model in models.items():
             try:
-                runner = load_precision(model, backend, precision, device, progress)
+                wanted = INT8 if model.quantized else precision
+                runner = load_precision(model, backend, wanted, device, progress)
                 stack.enter_context(runner)
                 run = _run(runner, pixels)
                 warm_up(run)
@@ -161,9 +168,10 @@ def measure_latency(
                 failed[precision] = str(error)
                 continue
             runs[precision], runners[precision] = run, runner
-        found = _take_turns(runs, rounds, seconds, seed, progress) if runs else {}
-        for precision, runner in runners.items():
-            examine(precision, runner)
+        found, lost = _take_turns(runs, rounds, seconds, seed, progress) if runs else ({}, {})
+        failed.update(lost)
+        for precision in found:
+            examine(precision, runners[precision])
     return Latency(backend, len(pixels), found, failed)
 
 
@@ -187,25 +195,34 @@ def _take_turns(
     seconds: float,
     seed: int,
     progress: ProgressCallback,
-) -> dict[str, Timed]:
+) -> tuple[dict[str, Timed], dict[str, str]]:
+    """What was timed, and what failed on the way: that takes no further turns."""
     names = list(runs)
     taken: dict[str, list[list[float]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
     with collector_off():
         for done, order in enumerate(interleave(len(names), rounds, seed), start=1):
-            for index in order:
-                run = runs[names[index]]
-                run()  # unmeasured: the neighbour has filled the caches
-                durations = measure(lambda run=run: _nothing(run()), seconds=seconds / rounds)  # type: ignore[misc]
-                taken[names[index]].append(durations)
+            for name in (names[index] for index in order if names[index] not in failed):
+                try:
+                    taken[name].append(_one_turn(runs[name], seconds / rounds))
+                except BoxwrightError as error:
+                    failed[name] = f"it failed while it was timed: {error}"
             progress("measuring latency", done, rounds)
-    return {
+    timed = {
         name: Timed(
             name,
             Summary.of([value for values in turns for value in values]),
             tuple(float(np.median(values)) for values in turns),
         )
         for name, turns in taken.items()
+        if name not in failed
     }
+    return timed, failed
+
+
+def _one_turn(run: Callable[[], object], seconds: float) -> list[float]:
+    run()  # unmeasured: the neighbour has filled the caches
+    return measure(lambda: _nothing(run()), seconds=seconds)
 
 
 def _nothing(result: object) -> None:
@@ -255,9 +272,13 @@ def choose_precision(
         drops: Points that each precision loses against the float model; ``None`` or absent
             where it was not measured, which for anything but `default` is no pass.
         max_drop: The budget; ``None`` accepts every drop.
-        default: What is handed out where nothing else passes; it loses nothing.
+        default: What passes without having been measured; it loses nothing.
         seed: Of the resampling behind "shown": the 95 % interval of the ratio of medians,
             round by round, lies above 1.
+
+    Raises:
+        BackendUnavailableError: Nothing runs, `default` neither.
+        BudgetMissedError: `default` does not run, and what does loses too much.
     """
     within = {
         name: item
@@ -266,7 +287,7 @@ def choose_precision(
     }
     tried = [_row(name, latency, drops, name in within) for name in _all_names(latency, drops)]
     if not within:
-        return Choice(default, f"nothing else runs on {latency.backend} here", tried)
+        raise _nothing_left(latency, max_drop, default)
     floats = [item for name, item in within.items() if name != INT8]
     best = min(floats, key=lambda item: item.milliseconds.p50, default=None)
     quantized = within.get(INT8)
@@ -284,6 +305,19 @@ def choose_precision(
     if ratio.low > 1.0:
         return Choice(INT8, f"INT8 is the fastest: {told}", tried)
     return Choice(best.precision, f"INT8 is not faster: {told}", tried)
+
+
+def _nothing_left(latency: Latency, max_drop: float | None, default: str) -> BoxwrightError:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in latency.failed.items())
+    if not latency.timed:
+        return BackendUnavailableError(
+            f"the model runs on {latency.backend} here in no precision: {reasons or 'it has none'}"
+        )
+    limit = 0.0 if max_drop is None else max_drop
+    return BudgetMissedError(
+        f"{default} does not run on {latency.backend} here ({reasons}), and "
+        f"{', '.join(latency.timed)} is not within {limit:g} points, or not measured"
+    )
 
 
 def _passes(drop: float | None, max_drop: float | None) -> bool:

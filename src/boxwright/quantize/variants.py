@@ -21,6 +21,7 @@ from boxwright.quantize.calibration import Calibration
 from boxwright.quantize.placement import place
 from boxwright.quantize.probing import choose_probe
 from boxwright.quantize.quantizer import Quantized, prepare, quantize
+from boxwright.quantize.revision import revision
 from boxwright.quantize.rules import Rules
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from boxwright.model import Model
     from boxwright.preprocess import Pixels
     from boxwright.quantize.ranges import Method
-
-# Raise it when quantising the same thing gives another model: what was measured is stale.
-_REVISION = 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class Workshop:
         """
         rules = {name: getattr(self.rules, name) for name in self.rules.__dataclass_fields__}
         return {
-            "revision": _REVISION,
+            "revision": revision(),
             "model": self.calibration.model_sha256,
             "calibration": self.calibration.images_sha256,
             "rules": rules,

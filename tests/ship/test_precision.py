@@ -11,11 +11,15 @@ import pytest
 from boxwright.engine import Engine
 from boxwright.errors import BudgetMissedError, InputError
 from boxwright.model import Model
+from boxwright.progress import silent
 from boxwright.quantize import comparison
 from boxwright.quantize.latency import Choice, Latency
 from boxwright.quantize.objective import LabelledObjective
+from boxwright.ship import pipeline
 from boxwright.ship.pipeline import ship
 from boxwright.ship.settings import Budgets, ShipSettings
+from boxwright.ship.stages import key_of
+from boxwright.ship.work import Work
 from tests.quantize.test_calibration import write_images
 from tests.ship.material import make_settings, write_material
 
@@ -183,3 +187,39 @@ def test_a_backend_of_several_precisions_is_asked_which_is_faster(
     assert [stage.name for stage in result.stages][1] == "precision"
     assert result.summary["precision_reason"] == "FP32 is the fastest"
     assert "How INT8 was decided" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("precision", "word"),
+    [
+        ("auto", "target onnxruntime builds no INT8 here, only fp32"),
+        ("fp32", "precision fp32 was asked for"),
+    ],
+)
+def test_images_to_calibrate_on_that_nothing_is_done_with_are_told(
+    material: dict[str, Path], tmp_path: Path, precision: str, word: str
+) -> None:
+    settings = settings_of(material, tmp_path, precision=precision)
+    settings.__dict__["precisions"] = ("fp32",)
+    result = ship(settings)
+    assert result.remarks == (f"--calibration had no effect: {word}",)
+    assert word in (tmp_path / "report.html").read_text()
+    without = settings_of(material, tmp_path, precision=precision, calibration=())
+    assert without.remarks == []
+
+
+def test_another_runtime_that_judges_is_another_choice(
+    material: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates are measured by ONNX Runtime whatever the target is."""
+    chosen(monkeypatch, "fp32", "INT8 is not faster")
+    settings = settings_of(material, tmp_path)
+    ship(settings)
+
+    def key() -> str:
+        return key_of(pipeline.make_stages(Work(settings, silent))[1].inputs())
+
+    before = key()
+    assert key() == before
+    monkeypatch.setattr(pipeline, "canonical_key", lambda: {"onnxruntime": "another"})
+    assert key() != before

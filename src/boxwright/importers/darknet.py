@@ -164,7 +164,7 @@ def _class_names(
         return fit_names(request.names, classes, "the names given"), None
     path = request.names
     if path is None and request.data is not None:
-        path = _names_of_data(request.data)
+        path = names_of_data(request.data)
     if path is not None:
         return fit_names(read_names(path), classes, str(path)), path
     for folder_path in (request.weights, cfg):
@@ -181,8 +181,12 @@ def _class_names(
     return numbered_names(classes), None
 
 
-def _names_of_data(data: Path) -> Path:
-    """The ``names=`` of a Darknet ``.data`` file, as :mod:`boxwright.mentions` finds it."""
+def names_of_data(data: Path) -> Path:
+    """The ``names=`` of a Darknet ``.data`` file, as :mod:`boxwright.mentions` finds it.
+
+    Raises:
+        ImportFailedError: It names none, none that is there, or one that is out of bounds.
+    """
     options: dict[str, str] = {}
     for line in read_text(data).splitlines():
         key, equals, value = line.partition("=")

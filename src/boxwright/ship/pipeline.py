@@ -21,7 +21,9 @@ from boxwright._version import __version__
 from boxwright.environment import describe_environment
 from boxwright.files import read_regular, sha256_file
 from boxwright.progress import ProgressCallback, silent
+from boxwright.quantize.canonical import canonical_key
 from boxwright.ship import sealing
+from boxwright.ship.companions import companions
 from boxwright.ship.overall import Overall
 from boxwright.ship.settings import ShipSettings
 from boxwright.ship.stages import (
@@ -37,7 +39,6 @@ from boxwright.ship.stages import (
 from boxwright.ship.summary import ShipResult
 from boxwright.ship.work import Work
 
-_DESCRIPTIONS = ("*.cfg", "*.names", "*.data")
 # Facts of a machine that change without being another machine.
 _PASSING = ("governor", "release")
 
@@ -137,6 +138,8 @@ def _precision_inputs(work: Work) -> dict[str, Any]:
     calibration = find_images(settings.calibration) if settings.calibration else []
     return {
         **_machine_inputs(work, "fp32"),
+        # What candidates and the float model are measured by, whatever the target.
+        "judged by": canonical_key(),
         "precision": settings.precision,
         "calibration": sha256_of_files(calibration),
         "images": sha256_of_files(work.images),
@@ -178,8 +181,7 @@ def _import_inputs(work: Work) -> dict[str, Any]:
     options = work.settings.options()
     trained = work.settings.trained()
     files = {name: options.pop(name) for name in ("cfg", "names", "data") if name in options}
-    # A description that was not named is looked for beside the weights.
-    beside = [] if "cfg" in files else sorted(p for g in _DESCRIPTIONS for p in _glob(trained, g))
+    beside = companions(trained, files)
     return {
         "version": __version__,
         "weights": [trained.name, sha256_file(trained)],
@@ -187,10 +189,6 @@ def _import_inputs(work: Work) -> dict[str, Any]:
         "files beside the weights": sha256_of_files(beside),
         "import options": {name: _plain(value) for name, value in options.items()},
     }
-
-
-def _glob(trained: Path, pattern: str) -> list[Path]:
-    return list(trained.parent.glob(pattern))
 
 
 def _plain(value: Any) -> Any:

@@ -48,7 +48,7 @@ def result(work: Work, stages: tuple[StageRecord, ...]) -> ShipResult:
             "evidence": str(work.folder / "evidence"),
         },
         stages,
-        _remarks(found),
+        _remarks(work, found),
     )
 
 
@@ -116,12 +116,12 @@ def _for_report(work: Work, engine: Engine, found: dict[str, dict[str, Any]]) ->
         pictures=tuple(pictures.within_budget(shown)),
         budgets=tuple(judge_budgets(work.settings.budgets, _summary(work, found))),
         commands=(work.settings.command(),),
-        remarks=_remarks(found),
+        remarks=_remarks(work, found),
     )
 
 
-def _remarks(found: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(
+def _remarks(work: Work, found: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(work.settings.remarks) + tuple(
         note
         for name in ("precision", "verify", "charts")
         for note in found.get(name, {}).get("notes", ())

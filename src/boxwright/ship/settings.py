@@ -112,6 +112,20 @@ class ShipSettings:
         others = [name for name in self.precisions if name not in ("fp32", "int8")]
         return None if self.precision == "int8" or others else "fp32"
 
+    @property
+    def remarks(self) -> list[str]:
+        """What was asked for and has no effect, in sentences."""
+        if not self.calibration:
+            return []
+        if self.precision not in ("auto", "int8"):
+            why = f"precision {self.precision} was asked for"
+        elif "int8" not in self.precisions:
+            only = ", ".join(self.precisions)
+            why = f"target {self.backend} builds no INT8 here, only {only}"
+        else:
+            return []
+        return [f"--calibration had no effect: {why}"]
+
     def check(self) -> None:
         """Refuse what cannot be done, before any work.
 

@@ -11,10 +11,11 @@ import pytest
 from boxwright.errors import BuildError
 from boxwright.model import Model
 from boxwright.probe import PROBE_KEY
-from boxwright.quantize import job
+from boxwright.quantize import job, on_target
 from boxwright.quantize.objective import LabelledObjective
 from tests.cli.conftest import Run
 from tests.models import make_model
+from tests.quantize.looks import saw
 from tests.quantize.test_calibration import write_images
 from tests.ship.material import write_material
 
@@ -202,7 +203,8 @@ def test_what_a_runtime_refuses_is_told(
     def refuse(*_: object) -> None:
         raise BuildError("the plan computes another 'boxes'")
 
-    monkeypatch.setattr(job, "load_precision", refuse)
+    saw(monkeypatch)
+    monkeypatch.setattr(on_target, "load_precision", refuse)
     done = run(
         *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
         *("--target", "onnxruntime", "--latency", "--max-drop", "5", "-o", "q.onnx"),

@@ -15,7 +15,7 @@ from boxwright.errors import BuildError, ImageError, InputError
 from boxwright.graph.session import plain_session
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
-from boxwright.quantize import budget, sensitivity
+from boxwright.quantize import measuring, sensitivity
 from boxwright.quantize.budget import Place, search
 from boxwright.quantize.calibration import calibrate
 from boxwright.quantize.canonical import canonical_runner
@@ -170,7 +170,7 @@ def test_bias_correction_is_tried_where_the_budget_is_missed_and_kept_where_it_h
 def test_nothing_is_measured_twice_and_a_killed_search_goes_on(
     model: Model, workshop: Workshop, tmp_path: Path
 ) -> None:
-    bad = {workshop.layers[1]}
+    bad = {workshop.layers[2]}
     path = tmp_path / "measurements.json"
 
     def run(judge: Judge) -> object:
@@ -185,7 +185,7 @@ def test_nothing_is_measured_twice_and_a_killed_search_goes_on(
         def measure(
             self, model: Model, runner: Runner | None = None, progress: ProgressCallback = silent
         ) -> float:
-            if self.asked == 3:
+            if self.asked == 4:
                 raise KeyboardInterrupt
             return super().measure(model, runner, progress)
 
@@ -193,12 +193,12 @@ def test_nothing_is_measured_twice_and_a_killed_search_goes_on(
     with pytest.raises(KeyboardInterrupt):
         run(Killed(price))
     kept = len(json.loads(path.read_text())["entries"])
-    assert kept == 3 + len(workshop.layers)  # objective and sensitivities
+    assert kept == 4 + len(workshop.layers)  # objective and sensitivities
     whole = Judge(price)
     search(workshop, whole, 0.5, variants=[Variant("minmax")], heads=lambda: heads(model))
     rest = Judge(price)
     first = run(rest)
-    assert rest.asked == whole.asked - 3
+    assert rest.asked == whole.asked - 4
     again = Judge(price)
     assert getattr(run(again), "variant", None) == getattr(first, "variant", 0)
     assert again.asked == 0
@@ -465,7 +465,7 @@ def test_another_version_measures_again(
 
     first = asked()
     assert asked() == 0
-    for module in (budget, sensitivity):
+    for module in (measuring, sensitivity):
         monkeypatch.setattr(module, "canonical_key", lambda: {"onnxruntime": "another"})
     before = kept.reused
     assert asked() == first

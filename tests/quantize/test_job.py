@@ -17,7 +17,7 @@ from boxwright.errors import BackendUnavailableError, BuildError, InputError
 from boxwright.evaluate.report import quantized as page
 from boxwright.model import Model
 from boxwright.probe import PROBE_KEY, probe_of
-from boxwright.quantize import job
+from boxwright.quantize import job, on_target
 from boxwright.quantize.comparison import Compared
 from boxwright.quantize.job import REFUSED, Request, quantize_model
 from boxwright.quantize.latency import Choice, Latency
@@ -28,6 +28,7 @@ from boxwright.quantize.probing import check_on_probe
 from boxwright.quantize.rules import Rules
 from tests.classifiers import make_classifier
 from tests.models import make_model
+from tests.quantize.looks import saw
 from tests.quantize.test_calibration import write_images
 from tests.ship.material import write_material
 
@@ -94,10 +95,11 @@ def test_everything_is_on_the_card_and_in_the_report(
     step = card.transforms[-1]
     assert step.name == "quantize"
     tried = [item["method"] for item in step.effect["budget"]["candidates"]]
-    assert tried == ["minmax", "percentile", "entropy", "mse"]
+    assert tried[:4] == ["minmax", "percentile", "entropy", "mse"]
+    assert [item["step"] for item in step.effect["budget"]["candidates"]][4:] == ["heads"]
     assert step.effect["notes"] == list(outcome.notes)
     html = str(page.render(card))
-    assert "all 4 layers are in INT8" in html
+    assert "all 5 layers are in INT8" in html
     for word in (*tried, "chosen", "at least 100 are advised"):
         assert word in html
     assert {path.name for path in (tmp_path / "work").iterdir()} >= {
@@ -210,7 +212,8 @@ def test_a_runtime_that_refuses_int8_hands_out_the_float_model(
     def refuse(*_: object) -> Runner:
         raise BuildError("the plan computes another 'boxes'")
 
-    monkeypatch.setattr(job, "load_precision", refuse)
+    saw(monkeypatch)
+    monkeypatch.setattr(on_target, "load_precision", refuse)
     request = Request(
         calibration=images,
         images=others,
@@ -253,7 +256,8 @@ def test_what_building_would_refuse_is_not_chosen(
         monkeypatch.setattr(runner, "close", close_and_tell)
         return runner
 
-    monkeypatch.setattr(job, "load_precision", load)
+    saw(monkeypatch)
+    monkeypatch.setattr(on_target, "load_precision", load)
     request = Request(
         calibration=images,
         images=others,

@@ -20,6 +20,7 @@ from boxwright.ship.pipeline import ship
 from boxwright.ship.settings import Budgets, ShipSettings
 from boxwright.ship.stages import key_of
 from boxwright.ship.work import Work
+from tests.quantize.looks import saw
 from tests.quantize.test_calibration import write_images
 from tests.ship.material import make_settings, write_material
 
@@ -57,6 +58,7 @@ def chosen(
             ],
         )
 
+    saw(monkeypatch)
     monkeypatch.setattr(comparison, "choose_precision", choose)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from boxwright.quantize.budget import BudgetResult
     from boxwright.quantize.job import Outcome, Request
     from boxwright.quantize.rules import Rules
+    from boxwright.quantize.speed import Look
 
 _FILE = click.Path(path_type=Path)
 _EXIT_BUDGET = 3
@@ -74,6 +75,12 @@ _MOST_GROUPS = 10
     help="Of the method percentile.",
 )
 @click.option("--keep", multiple=True, metavar="LAYER", help="Keep it in float; repeatable.")
+@click.option(
+    "--heads/--no-heads",
+    default=None,
+    help="Put the heads' convolutions in INT8 as all others, or never.  [default: with --max-drop "
+    "as far as it allows, else never]",
+)
 @click.option(
     "--target",
     type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]),
@@ -190,6 +197,7 @@ def _request(settings: Settings, options: dict[str, Any]) -> Request:
         max_drop=options["max_drop"],
         keep=options["keep"],
         rules=_rules(options),
+        heads=options["heads"] is not False,
         bias=options["bias"],
         target=options["target"],
         latency=options["latency"],
@@ -206,6 +214,8 @@ def _rules(options: Mapping[str, Any]) -> Rules:
     from boxwright.quantize.rules import Rules
 
     rules = Rules() if options["target"] is None else Rules.of_target(options["target"])
+    if options["heads"]:
+        rules = dataclasses.replace(rules, heads=True)
     if options["min_channels"] is None:
         return rules
     return dataclasses.replace(rules, min_channels=options["min_channels"])
@@ -271,6 +281,8 @@ def _render(outcome: Outcome, content: Mapping[str, Any]) -> None:
 
     if outcome.quantized is not None:
         _summarise(outcome)
+    if outcome.look is not None:
+        _render_look(outcome.look)
     if outcome.budget is not None:
         _render_budget(outcome.budget)
     if outcome.choice is not None:
@@ -282,7 +294,7 @@ def _render(outcome: Outcome, content: Mapping[str, Any]) -> None:
                     row["precision"],
                     _number(row["median_ms"], ".2f"),
                     _number(row["drop"], "+.2f"),
-                    row.get("failed", "" if row["within_budget"] else "over the budget"),
+                    row.get("failed", "over the budget" if row["within_budget"] is False else ""),
                 )
                 for row in outcome.choice.tried
             ],
@@ -319,6 +331,36 @@ def _summarise(outcome: Outcome) -> None:
             ("calibrated on", f"{images} images" if images else "a calibration cache"),
         ]
     )
+
+
+def _render_look(found: Look) -> None:
+    from boxwright.cli.tables import table
+
+    shown = found.to_dict()
+    click.echo(f"\n{found.reason}\n")
+    table(
+        ("form", "in float", "network, ms", "times as fast", ""),
+        [
+            (str(shown["against"]), "all", _number(shown["against_ms"], ".2f"), "1", ""),
+            *(
+                (
+                    row["form"],
+                    row["layers_in_float"],
+                    _number(row["median_ms"], ".2f"),
+                    _interval(row["times_as_fast"]),
+                    row.get("failed", ""),
+                )
+                for row in shown["forms"]
+            ),
+        ],
+        right=("in float", "network, ms", "times as fast"),
+    )
+
+
+def _interval(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def _render_budget(found: BudgetResult) -> None:

@@ -1,13 +1,19 @@
 """The accuracy budget: the fewest layers in float with which a model loses no more than stated.
 
-1. Every layer that may be in INT8 is, with each way to choose ranges; the best is gone on
-   with. One calibration serves them all.
+1. Every layer but the heads' last convolutions is in INT8, with each way to choose ranges; the
+   best is gone on with. One calibration serves them all. Where depthwise convolutions were
+   seen to be faster in float (:mod:`.speed`), they are in float from here on.
 2. Biases are corrected, where asked for or where the budget is missed; kept if it helps.
-3. Where the budget is still missed, layers are put in order by what they do to the heads
+3. Where the budget is still missed, all depthwise convolutions are put in float: as a rule it
+   is they that lose most.
+4. Where that is not enough, the other layers are put in order by what they do to the heads
    alone (:mod:`.sensitivity`), and the shortest beginning of that order which meets the
    budget in float is found by bisection.
-4. Of these, layers are given back to INT8 wherever the budget holds without them, many at a
-   time, then fewer; at last single layers of groups too.
+5. Layers are given back to INT8 wherever the budget holds without them, many at a time, then
+   fewer; at last single layers of groups too. Depthwise ones are left where speed says that
+   nothing is gained.
+6. The heads' convolutions are put in INT8: all of them, with biases corrected where that
+   misses the budget, else each of them that the budget allows.
 
 Bisection takes it that more float layers lose less. AP on few images is not quite like that,
 so the set found is one from which no single group can be given back, not proven the
@@ -17,132 +23,49 @@ smallest. Everything measured is in the result.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from boxwright.errors import BuildError, EngineError, InputError
+from boxwright.errors import InputError
 from boxwright.progress import ProgressCallback, silent
-from boxwright.quantize.canonical import canonical_key
-from boxwright.quantize.latency import ROUNDING
+from boxwright.quantize.candidates import ALL_METHODS, BudgetResult, Candidate, Leaning, Place
+from boxwright.quantize.layers import HEAD
 from boxwright.quantize.measurements import Measurements
+from boxwright.quantize.measuring import Measured
 from boxwright.quantize.objective import HeadReference
-from boxwright.quantize.sensitivity import LayerGroup, measure_sensitivity, worst_first
-from boxwright.quantize.variants import Variant, Workshop
+from boxwright.quantize.sensitivity import (
+    MOST_GROUPS,
+    LayerGroup,
+    groups_of,
+    measure_sensitivity,
+    worst_first,
+)
+from boxwright.quantize.variants import BUDGET, Variant, Workshop
 
 if TYPE_CHECKING:
-    from boxwright.backends.base import Runner
-    from boxwright.model import Model
     from boxwright.quantize.objective import Objective
-    from boxwright.quantize.quantizer import Quantized
+
+__all__ = [
+    "ALL_METHODS",
+    "DEFAULT_EVALUATIONS",
+    "DEPTHWISE_NOT_FASTER",
+    "HEAD_NOT_FASTER",
+    "BudgetResult",
+    "Candidate",
+    "Leaning",
+    "Place",
+    "search",
+]
 
 DEFAULT_EVALUATIONS = 32
 """Most evaluations of a search, the float model's included."""
 
-ALL_METHODS = (
-    Variant("minmax"),
-    Variant("percentile", 99.99),
-    Variant("entropy"),
-    Variant("mse"),
-)
+HEAD_NOT_FASTER = "gives a head's output, and INT8 is no faster there"
+DEPTHWISE_NOT_FASTER = "depthwise, and INT8 is no faster there"
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A variant that was measured.
-
-    Attributes:
-        step: ``ranges``, ``bias correction``, ``layers`` or ``give back``.
-        variant: What it was.
-        int8_layers: How many layers compute in INT8.
-        value: Points of the objective; minus infinity where it does not run.
-        drop: Points that the float model has more; infinite where it does not run.
-        ok: Whether the budget holds; ``None`` where none is stated and it runs.
-        seconds: What measuring it took; 0 where it had been measured before.
-        failed: Why the runtime does not run it; ``None`` where it does.
-    """
-
-    step: str
-    variant: Variant
-    int8_layers: int
-    value: float
-    drop: float
-    ok: bool | None
-    seconds: float
-    failed: str | None = None
-
-    def to_dict(self, *, times: bool = True) -> dict[str, Any]:
-        """JSON values; without `times`, the same for the same work."""
-        return {
-            "step": self.step,
-            **self.variant.to_dict(),
-            "int8_layers": self.int8_layers,
-            "value": round(self.value, 4) if self.failed is None else None,
-            "drop": round(self.drop, 4) if self.failed is None else None,
-            "ok": self.ok,
-            **({} if self.failed is None else {"failed": self.failed}),
-            **({"seconds": round(self.seconds, 2)} if times else {}),
-        }
-
-
-@dataclass(frozen=True)
-class Place:
-    """A runtime that candidates are measured on.
-
-    Attributes:
-        name: For people.
-        key: Tells it from others that round otherwise.
-        load: Makes a quantised model ready to run.
-    """
-
-    name: str
-    key: str
-    load: Callable[[Model], Runner]
-
-
-@dataclass(frozen=True)
-class BudgetResult:
-    """The end of a search.
-
-    Attributes:
-        objective: What was measured, for people.
-        float_value: Points of the float model.
-        max_drop: The budget; ``None`` where none was stated.
-        chosen: The candidate to use; ``None`` where none meets the budget, or none runs.
-        quantized: Its model.
-        candidates: Everything that was measured, in order.
-        sensitivity: The groups of layers in the graph's order; empty where it was not
-            needed.
-        reason: How it ended, in a sentence.
-    """
-
-    objective: str
-    float_value: float
-    max_drop: float | None
-    chosen: Candidate | None
-    quantized: Quantized | None
-    candidates: tuple[Candidate, ...]
-    sensitivity: tuple[LayerGroup, ...]
-    reason: str
-
-    @property
-    def met(self) -> bool:
-        """Whether a candidate meets the budget; where none was stated, whether one runs."""
-        return self.chosen is not None
-
-    def to_dict(self, *, times: bool = True) -> dict[str, Any]:
-        """JSON values; without `times`, the same for the same work."""
-        return {
-            "objective": self.objective,
-            "float_value": round(self.float_value, 4),
-            "max_drop": self.max_drop,
-            "met": self.met,
-            "reason": self.reason,
-            "chosen": None if self.chosen is None else self.chosen.to_dict(times=times),
-            "candidates": [candidate.to_dict(times=times) for candidate in self.candidates],
-            "sensitivity": [group.to_dict() for group in self.sensitivity],
-        }
+# One by one, heads of more convolutions than this are tried several at a time.
+_MOST_HEADS = 8
 
 
 def search(
@@ -156,6 +79,7 @@ def search(
     heads_key: str = "",
     measurements: Measurements | None = None,
     place: Place | None = None,
+    leaning: Leaning | None = None,
     most: int = DEFAULT_EVALUATIONS,
     progress: ProgressCallback = silent,
 ) -> BudgetResult:
@@ -176,6 +100,7 @@ def search(
         heads_key: Tells these images from others.
         measurements: What was measured before, and where to keep more.
         place: What runs the candidates; by default they are computed as their graphs say.
+        leaning: What speed says of kinds of layers; by default it was not measured.
         most: Evaluations at most; the search ends with the best it has.
         progress: Told of evaluations done, of at most how many.
 
@@ -189,100 +114,172 @@ def search(
         )
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise InputError(f"max_drop must be 0 to 100 points, got {max_drop}")
-    if not workshop.layers:
+    if not set(workshop.layers) - set(workshop.heads):
         raise InputError(
             "the model has no layer that may be quantised under these rules; "
             "`boxwright quantize --list` says why, layer by layer"
         )
     kept = measurements or Measurements()
-    work = _Search(workshop, objective, max_drop, kept, place, most, progress)
-    work.choose_ranges(variants, bias)
-    groups: tuple[LayerGroup, ...] = ()
-    if max_drop is not None and not work.best.ok and heads is not None:
-        groups = measure_sensitivity(
-            workshop,
-            work.best.variant,
-            heads(),
-            kept,
+    measured = Measured(workshop, objective, max_drop, kept, place, most, progress)
+
+    def rank(variant: Variant, layers: Sequence[str], most: int) -> tuple[LayerGroup, ...]:
+        """How much layers hurt alone."""
+        return measure_sensitivity(
+            *(workshop, variant, reference(), kept),
+            layers=layers,
+            most=most,
             reference_key=heads_key,
             progress=progress,
         )
-        work.choose_layers(worst_first(groups))
-    return work.result(groups)
+
+    reference = _once(heads)
+    work = _Search(workshop, measured, leaning or Leaning(), None if heads is None else rank)
+    work.choose_ranges(variants, bias)
+    if max_drop is not None:
+        if work.best.ok is False:
+            work.choose_layers(variants)
+        work.extend_to_heads(bias)
+    found = work.best
+    chosen = None if found.ok is False else found
+    return BudgetResult(
+        objective.name if place is None else f"{objective.name}, run by {place.name}",
+        measured.float_value,
+        max_drop,
+        chosen,
+        None if chosen is None else workshop.make(chosen.variant, progress, work.reasons()),
+        tuple(measured.candidates),
+        tuple(work.groups),
+        work.reason(max_drop, place),
+    )
 
 
-class _RefusedError(Exception):
-    """A runtime does not build a candidate, or does not run it."""
+def _once(heads: Callable[[], HeadReference] | None) -> Callable[[], HeadReference]:
+    """The float model's heads, computed when they are first asked for."""
+    found: list[HeadReference] = []
+
+    def get() -> HeadReference:
+        if not found and heads is not None:
+            found.append(heads())
+        return found[0]
+
+    return get
+
+
+_Rank = Callable[[Variant, Sequence[str], int], tuple[LayerGroup, ...]]
 
 
 class _Search:
-    """One search: what was measured so far, and the best of it."""
+    """One search: its steps, and the best that they found."""
 
     def __init__(
-        self,
-        workshop: Workshop,
-        objective: Objective,
-        max_drop: float | None,
-        measurements: Measurements,
-        place: Place | None,
-        most: int,
-        progress: ProgressCallback,
+        self, workshop: Workshop, measured: Measured, leaning: Leaning, rank: _Rank | None
     ) -> None:
-        self._workshop, self._objective, self._max_drop = workshop, objective, max_drop
-        self._measurements, self._most, self._progress = measurements, most, progress
-        self._objective_key, self._place = objective.key, place
-        self._done = 0
-        self._expected = most
-        self._told(0)
-        key = {
-            "model": workshop.calibration.model_sha256,
-            "measured": "objective",
-            "objective": self._objective_key,
-            "variant": "float",
-            "versions": canonical_key(),
-        }
-        self.float_value = measurements.value(
-            key, lambda: objective.measure(workshop.model, progress=self._inside)
-        )
-        self._told(1)
-        self.candidates: list[Candidate] = []
-        self.exhausted = False
+        self._workshop, self._measured, self._leaning = workshop, measured, leaning
+        self._rank = rank
+        self._heads = frozenset(workshop.heads)
+        self._depthwise = frozenset(workshop.depthwise)
+        if leaning.depthwise == "float":
+            self._base = self._heads | self._depthwise
+        else:
+            self._base = self._heads
+        # Heads without which the budget was seen to be missed.
+        self._needed: set[str] = set()
+        self.groups: list[LayerGroup] = []
 
     @property
     def best(self) -> Candidate:
         """The one with the most layers in INT8 that meets the budget; else the least drop."""
-        met = [item for item in self.candidates if item.ok]
+        met = [item for item in self._measured.candidates if item.ok]
         if met:
             return min(met, key=lambda item: (-item.int8_layers, item.drop))
-        whole = [item for item in self.candidates if not item.variant.keep]
+        whole = [item for item in self._measured.candidates if item.variant.keep == self._base]
         return min(whole, key=lambda item: item.drop)
 
     def choose_ranges(self, variants: Sequence[Variant], bias: bool | None) -> None:
-        """All layers in INT8: which ranges, and whether biases are corrected."""
+        """All layers in INT8 but for the heads': which ranges, and whether biases are corrected."""
         # Until layers have to be searched, this is all there is to do.
-        self._expected = 1 + len(variants) + bool(bias)
+        self._measured.expect(len(variants) + bool(bias) + self._trials_of_heads())
         for variant in variants:
-            self.evaluate("ranges", variant)
+            self._evaluate("ranges", replace(variant, keep=self._base))
         missed = self.best.ok is False and self.best.failed is None
         wanted = missed if bias is None else bias
-        if wanted and self._workshop.can_correct and self._room():
-            self.evaluate("bias correction", replace(self.best.variant, bias=True))
+        if wanted and self._workshop.can_correct and self._measured.room():
+            self._evaluate("bias correction", replace(self.best.variant, bias=True))
 
-    def choose_layers(self, order: Sequence[LayerGroup]) -> None:
-        """Keep the worst groups in float, as few as it takes."""
-        base = self.best.variant
+    def choose_layers(self, variants: Sequence[Variant]) -> None:
+        """As few layers in float as it takes."""
+        whole = self.best
+        found = self._with_depthwise_in_float(variants)
+        enough = found is not None and bool(found.ok)
+        if self._rank is None or (enough and not self._may_give_back):
+            return
+        body = [name for name in self._workshop.layers if name not in whole.variant.keep]
+        if found is None or found.drop >= whole.drop:
+            order = self._ranked(whole.variant, body, MOST_GROUPS)
+            self._minimise(whole.variant, self._bisect(whole.variant, order))
+            return
+        best, held, given = found.variant, [], []
+        most = MOST_GROUPS if enough else MOST_GROUPS // 2
+        if self._may_give_back:
+            apart = [name for name in body if name in self._depthwise]
+            given = self._ranked(best, apart, most)
+        if not enough:
+            others = [name for name in body if name not in self._depthwise]
+            held = self._bisect(best, self._ranked(best, others, most))
+        always = self._base if self._may_give_back else self._base | self._depthwise
+        self._minimise(replace(best, keep=always), worst_first([*held, *given]))
+
+    def _with_depthwise_in_float(self, variants: Sequence[Variant]) -> Candidate | None:
+        """The best with depthwise convolutions in float, the first that is within the budget."""
+        base = self._base | self._depthwise
+        body = frozenset(self._workshop.layers) - self._heads
+        if base == self._base or not body - base:
+            return None
+        best = self.best.variant
+        ways = dict.fromkeys([best, *(replace(v, keep=self._base) for v in variants)])
+        self._measured.expect(len(ways) + self._trials_of_heads())
+        found: list[Candidate] = []
+        for variant in ways:
+            if not self._measured.room():
+                break
+            found.append(self._evaluate("depthwise", replace(variant, keep=base)))
+            if found[-1].ok:
+                break
+        return min(found, key=lambda item: item.drop, default=None)
+
+    @property
+    def _may_give_back(self) -> bool:
+        """Whether depthwise convolutions in INT8 are worth having, as far as is known."""
+        return self._leaning.depthwise in (None, "int8")
+
+    def _ranked(self, variant: Variant, layers: Sequence[str], most: int) -> list[LayerGroup]:
+        if self._rank is None or not layers:
+            return []
+        found = self._rank(variant, layers, most)
+        order = {name: number for number, name in enumerate(self._workshop.layers)}
+        self.groups = sorted([*self.groups, *found], key=lambda group: order[group.layers[0]])
+        return worst_first(found)
+
+    def _bisect(self, base: Variant, order: Sequence[LayerGroup]) -> list[LayerGroup]:
+        """The shortest beginning of an order that meets the budget in float."""
         bisection = math.ceil(math.log2(max(len(order), 2)))
-        self._expected = min(self._most, self._done + bisection + len(order))
         missing, enough = 0, len(order)
-        while enough - missing > 1 and self._room():
+        while enough - missing > 1 and self._measured.room():
+            self._measured.expect(bisection + _passes(enough) + self._trials_of_heads())
+            bisection -= 1
             middle = (missing + enough) // 2
-            found = self.evaluate("layers", replace(base, keep=_names(order[:middle])))
+            variant = replace(base, keep=base.keep | _names(order[:middle]))
+            found = self._evaluate("layers", variant)
             missing, enough = (missing, middle) if found.ok else (middle, enough)
         # Where the layer that costs most is the last in the order, no beginning is enough but
         # all of it, and giving back starts from there.
-        held = self._give_back(base, list(order[:enough]))
-        single = [LayerGroup((name,), group.sqnr) for group in held for name in group.layers]
-        if len(single) > len(held):
+        return list(order[:enough])
+
+    def _minimise(self, base: Variant, held: Sequence[LayerGroup]) -> None:
+        """Give back what need not be in float: groups, then single layers of them."""
+        left = self._give_back(base, list(held))
+        single = [LayerGroup((name,), group.sqnr) for group in left for name in group.layers]
+        if len(single) > len(left):
             self._give_back(base, single)
 
     def _give_back(self, base: Variant, held: list[LayerGroup]) -> list[LayerGroup]:
@@ -296,118 +293,112 @@ class _Search:
         while size:
             end = len(held)
             while end > 0 and len(held) > 1:
+                self._measured.expect(
+                    -(-end // size) + _passes(len(held), size // 2) + self._trials_of_heads()
+                )
                 start = max(end - size, 0)
                 rest = held[:start] + held[end:]
                 end = start
                 # Nothing at all in float is known to miss the budget.
                 if not rest:
                     continue
-                if not self._room():
+                if not self._measured.room():
                     return held
-                if self.evaluate("give back", replace(base, keep=_names(rest))).ok:
+                variant = replace(base, keep=base.keep | _names(rest))
+                if self._evaluate("give back", variant).ok:
                     held = rest
             size //= 2
         return held
 
-    def evaluate(self, step: str, variant: Variant) -> Candidate:
-        """Measure a variant, unless it was."""
-        known = next((item for item in self.candidates if item.variant == variant), None)
-        if known is not None:
-            return known
-        key = {
-            **self._workshop.key(variant),
-            "measured": "objective",
-            "objective": self._objective_key,
-            "versions": canonical_key(),
-            **({} if self._place is None else {"place": self._place.key}),
-        }
-        started = time.perf_counter()
-        before = self._measurements.reused
-        failed = None
-        try:
-            value = self._measurements.value(key, lambda: self._measure(variant))
-        except _RefusedError as error:
-            # Not kept: another time there may be memory enough.
-            failed, value = str(error), -math.inf
-        reused = self._measurements.reused > before
-        drop = self.float_value - value
-        ok = None if self._max_drop is None else drop <= self._max_drop + ROUNDING
-        found = Candidate(
-            step,
-            variant,
-            len(self._workshop.layers) - len(variant.keep),
-            value,
-            drop,
-            ok if failed is None else False,
-            0.0 if reused else time.perf_counter() - started,
-            failed,
-        )
-        self.candidates.append(found)
-        self._told(self._done + 1)
+    def extend_to_heads(self, bias: bool | None) -> None:
+        """The heads' convolutions in INT8 as well, as many as the budget allows."""
+        if not self._tries_heads or not self.best.ok:
+            return
+        start = self.best.variant
+        self._measured.expect(self._trials_of_heads())
+        whole = replace(start, keep=start.keep - self._heads)
+        ways = [whole]
+        if bias is not False and self._workshop.can_correct and not start.bias:
+            ways.append(replace(whole, bias=True))
+        for variant in ways:
+            if not self._measured.room() or self._evaluate("heads", variant).ok:
+                return
+        groups = groups_of(self._workshop.heads, _MOST_HEADS)
+        if len(groups) == 1:
+            self._needed.update(self._heads)
+            return
+        kept = start.keep
+        for number, group in enumerate(groups):
+            self._measured.expect(len(groups) - number)
+            # All but those that were accepted are known to be too many.
+            if not self._measured.room():
+                return
+            if self._evaluate("heads", replace(start, keep=kept - _names([group]))).ok:
+                kept -= _names([group])
+            else:
+                self._needed.update(group.layers)
+
+    @property
+    def _tries_heads(self) -> bool:
+        return bool(self._heads) and self._leaning.heads in (None, "int8")
+
+    def _trials_of_heads(self) -> int:
+        """How many evaluations the heads may take."""
+        if not self._tries_heads:
+            return 0
+        singly = min(len(self._heads), _MOST_HEADS)
+        return 2 + (singly if singly > 1 else 0)
+
+    def _evaluate(self, step: str, variant: Variant) -> Candidate:
+        return self._measured.evaluate(step, variant)
+
+    def reasons(self) -> dict[str, str]:
+        """Why layers of the best candidate stay in float."""
+        found = {}
+        for name in self.best.variant.keep:
+            if name in self._heads and name not in self._needed:
+                found[name] = HEAD if self._tries_heads else HEAD_NOT_FASTER
+            elif name in self._depthwise and not self._may_give_back:
+                found[name] = DEPTHWISE_NOT_FASTER
+            else:
+                found[name] = BUDGET
         return found
 
-    def _measure(self, variant: Variant) -> float:
-        model = self._workshop.make(variant, self._progress).model
-        if self._place is None:
-            return self._objective.measure(model, None, self._inside)
-        try:
-            return self._objective.measure(model, self._place.load(model), self._inside)
-        except (BuildError, EngineError) as error:
-            raise _RefusedError(str(error)) from error
-
-    def _room(self) -> bool:
-        self.exhausted = self._done >= self._most
-        return not self.exhausted
-
-    def _inside(self, stage: str, done: int, total: int | None) -> None:
-        """Progress of one evaluation, as a part of that of all."""
-        self._told(self._done, done if total else 0)
-
-    def _told(self, done: int, images: int = 0) -> None:
-        self._done = done
-        each = max(len(self._objective.images), 1)
-        self._progress(
-            "measure candidates, images",
-            done * each + min(images, each),
-            max(self._expected, done + bool(images)) * each,
-        )
-
-    def result(self, groups: tuple[LayerGroup, ...]) -> BudgetResult:
-        """What came out."""
-        best = self.best
-        chosen = None if best.ok is False else best
-        name = self._objective.name
-        return BudgetResult(
-            name if self._place is None else f"{name}, run by {self._place.name}",
-            self.float_value,
-            self._max_drop,
-            chosen,
-            None if chosen is None else self._workshop.make(chosen.variant, self._progress),
-            tuple(self.candidates),
-            groups,
-            self._reason(best, searched=bool(groups)),
-        )
-
-    def _reason(self, best: Candidate, *, searched: bool) -> str:
-        layers = len(self._workshop.layers)
-        ended = f"; the search ended after {self._done} evaluations" if self.exhausted else ""
-        if best.failed is not None and self._place is not None:
-            return f"{self._place.name} runs no candidate{ended}: {best.failed}"
+    def reason(self, max_drop: float | None, place: Place | None) -> str:
+        """How it ended, in a sentence."""
+        best, layers = self.best, len(self._workshop.layers)
+        ended = ""
+        if self._measured.exhausted:
+            ended = f"; the search ended after {self._measured.done} evaluations"
+        if best.failed is not None and place is not None:
+            return f"{place.name} runs no candidate{ended}: {best.failed}"
         lost = f"{best.drop:.2f} points lost"
-        if best.ok is None:
+        if best.ok is None or max_drop is None:
             return f"{lost} with {best.variant.ranges} ranges; no budget was stated"
         if best.ok and not best.variant.keep:
-            return f"all {layers} layers are in INT8: {lost}, {self._max_drop:g} allowed"
+            return f"all {layers} layers are in INT8: {lost}, {max_drop:g} allowed"
         if best.ok:
+            heads = len(best.variant.keep & self._heads)
+            of_heads = f", {heads} of which give heads' outputs" if heads else ""
             return (
-                f"{len(best.variant.keep)} of {layers} layers stay in float: {lost}, "
-                f"{self._max_drop:g} allowed{ended}"
+                f"{len(best.variant.keep)} of {layers} layers stay in float{of_heads}: {lost}, "
+                f"{max_drop:g} allowed{ended}"
             )
-        tried = "no mixture of INT8 and float layers" if searched else "INT8"
+        tried = "no mixture of INT8 and float layers" if self.groups else "INT8"
         return (
-            f"{tried} that was tried keeps within {self._max_drop:g} points; all in INT8, the "
+            f"{tried} that was tried keeps within {max_drop:g} points; all in INT8, the "
             f"best loses {best.drop:.2f}{ended}. Calibrate on more images, or allow more"
         )
+
+
+def _passes(held: int, size: int | None = None) -> int:
+    """How many evaluations giving back takes at most."""
+    size = held // 2 if size is None else size
+    total = 0
+    while size:
+        total += -(-held // size)
+        size //= 2
+    return total
 
 
 def _names(groups: Sequence[LayerGroup]) -> frozenset[str]:

@@ -17,13 +17,7 @@ from boxwright.progress import ProgressCallback, silent
 from boxwright.quantize.budget import ALL_METHODS, BudgetResult, Place, search
 from boxwright.quantize.calibration import Calibration, calibrate
 from boxwright.quantize.comparison import compare_precisions
-from boxwright.quantize.latency import (
-    INT8,
-    Choice,
-    Latency,
-    load_precision,
-    precisions_of,
-)
+from boxwright.quantize.latency import INT8, Choice, Latency
 from boxwright.quantize.legacy_ranges import ranges_from_cache
 from boxwright.quantize.measurements import Measurements
 from boxwright.quantize.objective import (
@@ -32,23 +26,19 @@ from boxwright.quantize.objective import (
     LabelledObjective,
     Objective,
 )
+from boxwright.quantize.on_target import place_on
 from boxwright.quantize.placement import place
-from boxwright.quantize.probing import check_on_probe
 from boxwright.quantize.quantizer import TRANSFORM, Quantized, prepare
 from boxwright.quantize.ranges import Method
 from boxwright.quantize.rules import Rules
 from boxwright.quantize.variants import Variant, Workshop, prepared
 
 if TYPE_CHECKING:
-    from boxwright.backends.base import Runner
     from boxwright.datasets import Dataset
+    from boxwright.quantize.speed import Look
 
 REFUSED = "quantize:refused"
 """The transform on the card of a float model that was to be quantised and was not."""
-
-# Their INT8 rounds more often than the graph's pairs say, so candidates are measured on them;
-# TensorRT takes minutes to build one, and computes what the pairs say.
-_QUICK = ("onnxruntime", "openvino")
 
 # For the order of layers; more images change it little.
 _HEAD_IMAGES = 8
@@ -69,6 +59,8 @@ class Request:
         max_drop: The budget in points; ``None`` states none.
         keep: Layers that stay in float.
         rules: What may be quantised; by default what fits `target`.
+        heads: Where a budget is stated, put also the heads' convolutions in INT8 as far as it
+            allows. `rules` that quantise them do so in any case.
         bias: Try correcting biases, and keep it where it helps: always, never, or (``None``)
             where the budget is missed without.
         target: The backend that it is for, if that is decided.
@@ -90,6 +82,7 @@ class Request:
     max_drop: float | None = None
     keep: Sequence[str] = ()
     rules: Rules | None = None
+    heads: bool = True
     bias: bool | None = None
     target: str | None = None
     latency: bool = False
@@ -111,6 +104,7 @@ class Outcome:
         budget: What was measured; ``None`` where nothing was.
         latency: How fast on the target; ``None`` where not measured.
         choice: Which precision to build, where latency was measured.
+        look: What was seen of INT8's speed before a search.
         notes: What a user should know.
     """
 
@@ -121,6 +115,7 @@ class Outcome:
     latency: Latency | None = None
     choice: Choice | None = None
     notes: tuple[str, ...] = ()
+    look: Look | None = None
 
     @property
     def precision(self) -> str:
@@ -147,6 +142,7 @@ class Outcome:
             "budget": None if self.budget is None else self.budget.to_dict(),
             "latency": None if self.latency is None else self.latency.to_dict(),
             "choice": None if self.choice is None else self.choice.to_dict(),
+            "look": None if self.look is None else self.look.to_dict(),
             "notes": list(self.notes),
         }
 
@@ -173,6 +169,7 @@ class _Job:
     request: Request
     progress: ProgressCallback
     notes: list[str] = field(default_factory=list)
+    look: Look | None = None
 
     def run(self) -> Outcome:
         request = self.request
@@ -188,6 +185,7 @@ class _Job:
             rules=rules,
             keep=request.keep,
             probe=request.probe,
+            heads=request.heads and request.max_drop is not None,
         )
         objective = self._objective()
         if objective is None:
@@ -197,6 +195,11 @@ class _Job:
             )
             return self._finish(made, calibration, None, None)
         self._note_overlap(objective)
+        place = place_on_target(request, self.progress)
+        if place is not None and request.max_drop is not None:
+            self._look_at_speed(workshop)
+            if self.look is not None and self.look.hopeless and not request.insist:
+                return self._hopeless(self.look, calibration)
         found = search(
             workshop,
             objective,
@@ -206,34 +209,39 @@ class _Job:
             heads=self._heads,
             heads_key=self._heads_key(),
             measurements=self._measurements(),
-            place=self._place(),
+            place=place,
+            leaning=None if self.look is None else self.look.leaning,
             progress=self.progress,
         )
         return self._finish(found.quantized, calibration, found, objective)
 
-    def _place(self) -> Place | None:
-        """The target, where it makes a model ready within seconds and is to be measured."""
-        target = self.request.target
-        if not self.request.latency or target not in _QUICK or INT8 not in precisions_of(target):
-            return None
-        from boxwright import backends
-        from boxwright.backends.base import BuildSpec
+    def _look_at_speed(self, workshop: Workshop) -> None:
+        """Whether a search can lead to anything faster than float, and where it begins."""
+        from boxwright.quantize.speed import look
 
-        device, progress = self.request.device, self.progress
+        self.look = look(
+            *(workshop, self._variants()[0], self.request.target or ""),
+            prepared(self.model, self._head_images()[:1]),
+            device=self.request.device,
+            seed=self.request.seed,
+            progress=self.progress,
+        )
 
-        def load(model: Model) -> Runner:
-            runner = load_precision(model, target, INT8, device, progress)
-            try:
-                # What `build` would refuse shall not be chosen.
-                check_on_probe(model, runner, target)
-            except BaseException:
-                runner.close()
-                raise
-            return runner
+    def _hopeless(self, found: Look, calibration: Calibration) -> Outcome:
+        """The float model, without a search: nothing that it finds could be handed out."""
+        choice = found.choice(self.request.max_drop)
+        self._note_float(choice)
+        effect = self._effect(None, found.latency, choice)
+        return Outcome(
+            *(self._refused(effect), None, calibration, None),
+            *(found.latency, choice, tuple(self.notes), found),
+        )
 
-        key = backends.get(target).fingerprint(BuildSpec(precision="int8", device=device))
-        # What passed on noise may not pass on an image.
-        return Place(target, f"{key} probe={self.request.probe}", load)
+    def _note_float(self, choice: Choice) -> None:
+        self.notes.append(
+            f"{choice.reason}. So the model handed out is the float one: build it with "
+            f"--precision {choice.precision}"
+        )
 
     def _check(self) -> None:
         request = self.request
@@ -364,28 +372,39 @@ class _Job:
         if quantized is not None and self.request.latency:
             latency, choice = self._compare(quantized, objective, budget)
             if choice.precision != INT8:
-                self.notes.append(
-                    f"{choice.reason}. So the model handed out is the float one: build it with "
-                    f"--precision {choice.precision}"
-                )
-        effect: dict[str, Any] = {
+                self._note_float(choice)
+                if self.look is not None and budget is not None:
+                    self.notes.extend(self.look.lossy(budget))
+        effect = self._effect(budget, latency, choice)
+        hands_out = quantized is not None and (choice is None or choice.precision == INT8)
+        if quantized is not None:
+            quantized = dataclasses.replace(quantized, model=_with_effect(quantized.model, effect))
+        given = quantized.model if hands_out and quantized is not None else self._refused(effect)
+        notes = tuple(self.notes)
+        return Outcome(given, quantized, calibration, budget, latency, choice, notes, self.look)
+
+    def _effect(
+        self, budget: BudgetResult | None, latency: Latency | None, choice: Choice | None
+    ) -> dict[str, Any]:
+        """What the card keeps of it."""
+        return {
+            **({} if self.look is None else {"look": self.look.to_dict()}),
             **({} if budget is None else {"budget": budget.to_dict(times=False)}),
             **({} if latency is None else {"latency": latency.to_dict()}),
             **({} if choice is None else {"choice": choice.to_dict()}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
-        hands_out = quantized is not None and (choice is None or choice.precision == INT8)
-        if quantized is not None:
-            quantized = dataclasses.replace(quantized, model=_with_effect(quantized.model, effect))
-        given = quantized.model if hands_out and quantized is not None else self._refused(effect)
-        return Outcome(given, quantized, calibration, budget, latency, choice, tuple(self.notes))
 
     def _compare(
         self, quantized: Quantized, objective: Objective | None, budget: BudgetResult | None
     ) -> tuple[Latency, Choice]:
         """Every precision of the target: how fast, and what it loses there."""
         known: dict[str, float] = {}
-        if self._place() is not None and budget is not None and budget.chosen is not None:
+        if (
+            place_on_target(self.request, self.progress) is not None
+            and budget is not None
+            and budget.chosen is not None
+        ):
             known[INT8] = budget.chosen.drop
         compared = compare_precisions(
             self.model,
@@ -412,6 +431,13 @@ class _Job:
         """The float model, whose card says what was tried."""
         step = Transform(REFUSED, {}, {"boxwright": __version__}, effect)
         return self.model.with_card(self.model.card.with_transform(step))
+
+
+def place_on_target(request: Request, progress: ProgressCallback = silent) -> Place | None:
+    """Where candidates are run, if that is to be their target."""
+    if not request.latency:
+        return None
+    return place_on(request.target, device=request.device, probe=request.probe, progress=progress)
 
 
 def _with_effect(model: Model, effect: dict[str, Any]) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CANDIDATES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 KEPT = "asked to stay in float"
+HEAD = "gives a head's output"
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,24 @@ class Layer:
 def find_layers(view: View, rules: Rules, keep: Collection[str] = ()) -> tuple[Layer, ...]:
     """All layers of a graph, each quantised or with the reason why not.
 
+    Args:
+        view: The graph.
+        rules: What may be quantised.
+        keep: Names of layers that stay in float all the same; a mapping says why they do.
+
     Raises:
         InputError: `keep` names something that is no layer.
     """
     found = [_read(view, node) for node in view.graph.node if node.op_type in _CANDIDATES]
     _check_names(found, keep)
+    why = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(keep, KEPT)
     last = _last(view, found)
     first = next((layer.name for layer in found if layer.operator == "Conv"), None)
     return tuple(
         dataclasses.replace(
             layer,
             reason=_why_not(view, layer, rules, layer.name == first, layer.name in last)
-            or (KEPT if layer.name in keep else None),
+            or why.get(layer.name),
         )
         for layer in found
     )
@@ -114,7 +121,7 @@ def _why_not(view: View, layer: Layer, rules: Rules, first: bool, last: bool) ->
     if {node.op_type for node in view.readers.get(layer.weights, ())} != {"Conv"}:
         return "another operator reads its weights"
     if last and not rules.heads:
-        return "gives a head's output"
+        return HEAD
     if first:
         return None if rules.first else "the first convolution"
     if layer.depthwise and not rules.depthwise:

@@ -83,7 +83,7 @@ def place(
     Args:
         proto: A model of the contract, not quantised yet.
         rules: What may be quantised.
-        keep: Names of layers (nodes) that stay in float.
+        keep: Names of layers (nodes) that stay in float; a mapping says why each does.
 
     Raises:
         InputError: `keep` names no layer of the graph.

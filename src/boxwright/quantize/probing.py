@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from boxwright.model import IMAGES, SCORES
 from boxwright.preprocess import Preprocessor
 
 if TYPE_CHECKING:
-    from boxwright.backends.base import Runner
+    from boxwright.backends.base import Runner, Tensors
     from boxwright.model import Model
     from boxwright.preprocess import Pixels
 
@@ -51,26 +52,61 @@ def choose_probe(model: Model, images: Sequence[str | Path]) -> Pixels | None:
     return max(zip(found, ready, strict=True), key=lambda item: float((item[0] ** 2).sum()))[1]
 
 
-def check_on_probe(model: Model, runner: Runner, backend: str) -> None:
-    """Refuse what building the model for a backend would refuse, without building it.
+class ProbeCheck:
+    """Refuses what building a model for a backend would refuse, without building it.
+
+    What the float network gives on the image is computed once: it is the same for every
+    variant of one model, unless biases were corrected.
 
     Args:
-        model: Quantised.
-        runner: What a backend made of it.
-        backend: Its name, for the message.
+        backend: Its name, for messages.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._floats: dict[str, Tensors | None] = {}
+
+    def __call__(self, model: Model, runner: Runner) -> None:
+        """Try a model.
+
+        Args:
+            model: Quantised; a variant of the same model each time.
+            runner: What the backend made of it.
+
+        Raises:
+            BuildError: It computes something else than the model.
+            EngineError: It does not run.
+        """
+        from boxwright.backends.comparison import compare_outputs, judged_as, sample_images
+        from boxwright.backends.onnxruntime import plain_outputs
+
+        images = sample_images(model, runner.inputs[0].shape[0])
+        compare_outputs(
+            plain_outputs(model, images, {}),
+            runner.infer({IMAGES: images}),
+            plan=f"what {self._backend} makes of the model",
+            judged=judged_as(model),
+            floats=self._float_outputs(model, images),
+        )
+
+    def _float_outputs(self, model: Model, images: Pixels) -> Tensors | None:
+        from boxwright.backends.onnxruntime import float_outputs
+
+        step = model.card.transforms[-1:]
+        if step and "bias_correction" in step[0].parameters:
+            return float_outputs(model, images, {})
+        # Another image, or none, is another question.
+        key = hashlib.sha256(images.tobytes()).hexdigest()
+        if key not in self._floats:
+            self._floats[key] = float_outputs(model, images, {})
+        return self._floats[key]
+
+
+def check_on_probe(model: Model, runner: Runner, backend: str) -> None:
+    """As :class:`ProbeCheck`, once.
 
     Raises:
         BuildError: It computes something else than the model.
         EngineError: It does not run.
     """
-    from boxwright.backends.comparison import compare_outputs, judged_as, sample_images
-    from boxwright.backends.onnxruntime import float_outputs, plain_outputs
-
-    images = sample_images(model, runner.inputs[0].shape[0] or 1)
-    compare_outputs(
-        plain_outputs(model, images, {}),
-        runner.infer({IMAGES: images}),
-        plan=f"what {backend} makes of the model",
-        judged=judged_as(model),
-        floats=float_outputs(model, images, {}),
-    )
+    ProbeCheck(backend)(model, runner)

@@ -108,7 +108,7 @@ def quantize(
         method: How a range follows from what was seen.
         percentile: Of the magnitudes, for the method of that name.
         rules: What may be quantised.
-        keep: Layers that stay in float.
+        keep: Layers that stay in float; a mapping says why each does.
         probe: A real image for the model to keep, uint8 ``(H, W, 3)`` of its size, on which
             backends try what they built (:mod:`boxwright.probe`).
 

@@ -65,6 +65,7 @@ def measure_sensitivity(
     reference: HeadReference,
     measurements: Measurements,
     *,
+    layers: Sequence[str] | None = None,
     reference_key: str = "",
     most: int = MOST_GROUPS,
     progress: ProgressCallback = silent,
@@ -76,6 +77,7 @@ def measure_sensitivity(
         variant: How ranges are had; its `keep` is not looked at.
         reference: The float model's heads.
         measurements: What was measured before is taken from here.
+        layers: Which ones, in the order of the graph; by default all that may be in INT8.
         reference_key: Tells the images of `reference` from others.
         most: How many groups at most.
         progress: Told of the groups done.
@@ -83,7 +85,7 @@ def measure_sensitivity(
     Returns:
         The groups in the order of the graph.
     """
-    groups = groups_of(workshop.layers, most)
+    groups = groups_of(workshop.layers if layers is None else layers, most)
     found = []
     for done, group in enumerate(groups, start=1):
         others = frozenset(workshop.layers) - frozenset(group.layers)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from boxwright.preprocess import Preprocessor
 from boxwright.progress import ProgressCallback, silent
 from boxwright.quantize.bias import MOST_IMAGES, bias_corrections, corrected
 from boxwright.quantize.calibration import Calibration
+from boxwright.quantize.layers import KEPT
 from boxwright.quantize.placement import place
 from boxwright.quantize.probing import choose_probe
 from boxwright.quantize.quantizer import Quantized, prepare, quantize
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from boxwright.model import Model
     from boxwright.preprocess import Pixels
     from boxwright.quantize.ranges import Method
+
+
+BUDGET = "the budget needs it"
+"""Why a layer stays in float that a search kept there."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,13 @@ class Workshop:
         rules: What may be quantised.
         keep: Layers that stay in float in every variant.
         probe: Let every variant keep one of `images` to be tried on.
+        heads: Let a variant quantise also what `rules` keep because it gives a head's output,
+            unless the variant says otherwise.
 
     Attributes:
         layers: Names of the layers that may be quantised, in the order of the graph.
+        heads: Those of them that give a head's output and that `rules` alone would keep.
+        depthwise: Those of the others that are depthwise convolutions.
 
     Raises:
         InputError: The model is quantised already, or `keep` names no layer.
@@ -103,9 +112,11 @@ class Workshop:
         rules: Rules | None = None,
         keep: Collection[str] = (),
         probe: bool = True,
+        heads: bool = False,
     ) -> None:
         self.model = model
-        self.rules = rules or Rules()
+        usual = rules or Rules()
+        self.rules = replace(usual, heads=True) if heads else usual
         self.keep = frozenset(keep)
         self.calibration = calibration
         self._ranges = _Remembering(
@@ -118,8 +129,14 @@ class Workshop:
         self._images = [Path(image) for image in images][:MOST_IMAGES]
         self._keeps_probe = probe
         self._corrections: dict[tuple[str, float], dict[str, NDArray[np.float32]]] = {}
-        placement = place(prepare(model).proto, self.rules, self.keep)
-        self.layers = tuple(layer.name for layer in placement.quantized)
+        proto = prepare(model).proto
+        found = place(proto, self.rules, self.keep).quantized
+        body = {layer.name for layer in place(proto, usual, self.keep).quantized}
+        self.layers = tuple(layer.name for layer in found)
+        self.heads = tuple(name for name in self.layers if name not in body)
+        self.depthwise = tuple(
+            layer.name for layer in found if layer.depthwise and layer.name in body
+        )
 
     @property
     def can_correct(self) -> bool:
@@ -143,13 +160,25 @@ class Workshop:
             **({"bias_images": self._images_sha256} if variant.bias else {}),
         }
 
-    def make(self, variant: Variant, progress: ProgressCallback = silent) -> Quantized:
+    def make(
+        self,
+        variant: Variant,
+        progress: ProgressCallback = silent,
+        why: Mapping[str, str] | None = None,
+    ) -> Quantized:
         """The model of a variant.
+
+        Args:
+            variant: Which one.
+            progress: Told of the images on which biases are corrected.
+            why: Why its layers stay in float, for the table of layers.
 
         Raises:
             InputError: The calibration lacks a tensor, or an image cannot be read.
         """
-        found = self._quantize(variant, self.keep | variant.keep)
+        reasons = {**dict.fromkeys(variant.keep, BUDGET), **(why or {})}
+        kept = {name: reasons[name] for name in variant.keep}
+        found = self._quantize(variant, {**kept, **dict.fromkeys(self.keep, KEPT)})
         if not variant.bias:
             return found
         key = (variant.method, variant.percentile)

@@ -66,8 +66,8 @@ def _parts(trained: Path) -> Iterator[Path]:
 
 
 def _external_data(trained: Path) -> list[Path]:
-    from boxwright.graph.external import locations
     from boxwright.graph.doctor import read_graph
+    from boxwright.graph.external import locations
 
     try:
         found = [Path(location) for location in locations(read_graph(trained))]

@@ -68,7 +68,7 @@ def choose(
     outcome = quantize_model(model, request, progress)
     if settings.precision == "int8":
         return _insisted(outcome)
-    if outcome.quantized is None:
+    if outcome.quantized is None and outcome.choice is None:
         compared = _floats(settings, model, dataset, sample, max_drop, progress)
         return outcome.model, {**outcome.to_dict(), **compared, "notes": _missed(outcome)}
     return outcome.model, outcome.to_dict()

@@ -32,6 +32,7 @@ def render(card: ModelCard) -> Html | None:
         return None
     effect = mapping(step.effect)
     budget, choice = mapping(effect.get("budget")), mapping(effect.get("choice"))
+    look = mapping(effect.get("look"))
     return section(
         TITLE,
         "Ranges come from images, layers that INT8 hurts stay in float where a budget asks for "
@@ -39,6 +40,7 @@ def render(card: ModelCard) -> Html | None:
         el("p", str(budget["reason"])) if budget.get("reason") else None,
         el("p", str(choice["reason"])) if choice.get("reason") else None,
         _layers(step),
+        _look(look),
         _candidates(budget),
         _precisions(choice),
         _sensitivity(budget),
@@ -60,6 +62,41 @@ def _layers(step: Transform) -> Html | None:
         *(("float", whole(count), reason) for reason, count in reasons.items()),
     ]
     return table(("precision", "layers", "why"), rows, numbers=("layers",))
+
+
+def _look(look: Json) -> list[Html]:
+    forms = mappings(look.get("forms"))
+    if not forms:
+        return []
+    rows = [
+        (str(look.get("against")), "all", _or_dash(look.get("against_ms"), ".2f"), "1", ""),
+        *(
+            (
+                str(item.get("form")),
+                whole(item.get("layers_in_float")),
+                _or_dash(item.get("median_ms"), ".2f"),
+                _interval(mapping(item.get("times_as_fast"))),
+                str(item.get("failed") or ""),
+            )
+            for item in forms
+        ),
+    ]
+    return [
+        el("h3", "Whether INT8 can be faster"),
+        el("p", f"{look.get('reason')}."),
+        table(
+            ("form", "in float", "network, ms", "times as fast", ""),
+            rows,
+            numbers=("in float", "network, ms", "times as fast"),
+        ),
+    ]
+
+
+def _interval(found: Json) -> str:
+    if not found:
+        return "–"
+    median, low, high = (real(found.get(name)) for name in ("median", "low", "high"))
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _candidates(budget: Json) -> list[Html]:
@@ -115,7 +152,10 @@ def _precisions(choice: Json) -> list[Html]:
             str(item.get("precision")),
             _or_dash(item.get("median_ms"), ".2f"),
             _or_dash(item.get("drop"), "+.2f"),
-            str(item.get("failed") or ("" if item.get("within_budget") else "over the budget")),
+            str(
+                item.get("failed")
+                or ("over the budget" if item.get("within_budget") is False else "")
+            ),
             "chosen" if item.get("precision") == choice.get("precision") else "",
         )
         for item in tried

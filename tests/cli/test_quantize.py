@@ -220,3 +220,44 @@ def test_a_quantised_model_is_not_quantised_again(run: Run, made: Path) -> None:
     again = run("quantize", "q.onnx", *arguments, "-o", "r.onnx")
     assert again.exit_code == 1
     assert "quantised already" in again.output
+
+
+def test_heads_are_in_int8_where_asked_for(run: Run, made: Path) -> None:
+    def heads(*options: str) -> str:
+        done = run(
+            *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
+            *("--min-channels", "1", "--method", "minmax", "-o", "q.onnx", "--json", *options),
+        )
+        assert done.exit_code == 0, done.output
+        layers = json.loads(done.stdout)["layers"]
+        return str(layers[-1].get("reason", layers[-1]["precision"]))
+
+    budget = ("--images", str(made / "images"), "--max-drop", "100")
+    assert heads() == "gives a head's output"
+    assert heads("--heads") == "int8"
+    assert heads(*budget) == "int8"
+    assert heads(*budget, "--no-heads") == "gives a head's output"
+    assert heads(*budget, "--heads", "--keep", "node/conv_19") == "asked to stay in float"
+
+
+def test_int8_that_cannot_be_faster_is_told_without_a_search(
+    run: Run, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saw(monkeypatch, fp32=1.0, int8=1.25)
+    arguments = (
+        *("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration"),
+        *("--target", "onnxruntime", "--latency", "--max-drop", "5", "-o", "q.onnx"),
+    )
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stdout.split())
+    assert "INT8 is not faster, so no layers were searched" in said
+    assert "0.80 (0.80 to 0.80)" in said
+    assert "over the budget" not in said
+    assert said.count("times as fast as FP32") == 2, "above its table and as a note"
+    assert "build it with --precision fp32" in said
+    assert not Model.load("q.onnx").quantized
+    content = json.loads(run(*arguments, "--json").stdout)
+    assert content["budget"] is None
+    assert content["choice"]["precision"] == "fp32"
+    assert content["look"]["forms"][0]["times_as_fast"]["median"] == 0.8

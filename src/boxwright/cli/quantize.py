@@ -285,7 +285,8 @@ def _render(outcome: Outcome, content: Mapping[str, Any]) -> None:
         _render_look(outcome.look)
     if outcome.budget is not None:
         _render_budget(outcome.budget)
-    if outcome.choice is not None:
+    # Where nothing was searched, the look has it all.
+    if outcome.choice is not None and (outcome.look is None or outcome.budget is not None):
         click.echo()
         table(
             ("precision", "network, ms", "points lost", ""),

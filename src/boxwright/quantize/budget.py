@@ -120,7 +120,8 @@ def search(
             "`boxwright quantize --list` says why, layer by layer"
         )
     kept = measurements or Measurements()
-    measured = Measured(workshop, objective, max_drop, kept, place, most, progress)
+    expected = 1 + len(variants) + bool(bias)
+    measured = Measured(workshop, objective, max_drop, kept, place, most, expected, progress)
 
     def rank(variant: Variant, layers: Sequence[str], most: int) -> tuple[LayerGroup, ...]:
         """How much layers hurt alone."""

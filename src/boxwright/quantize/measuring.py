@@ -32,6 +32,7 @@ class Measured:
         measurements: What was measured before, and where to keep more.
         place: What runs them; by default they are computed as their graphs say.
         most: How many evaluations there may be, the float model's included.
+        expected: How many it takes if the first ones are good enough.
         progress: Told of the images done, of as many as there will be at most.
 
     Attributes:
@@ -49,12 +50,13 @@ class Measured:
         measurements: Measurements,
         place: Place | None,
         most: int,
+        expected: int,
         progress: ProgressCallback,
     ) -> None:
         self._workshop, self._objective, self._max_drop = workshop, objective, max_drop
         self._measurements, self._most, self._progress = measurements, most, progress
         self._objective_key, self._place = objective.key, place
-        self._expected = most
+        self._expected = expected
         self.candidates: list[Candidate] = []
         self.exhausted = False
         self.done = 0
@@ -138,7 +140,7 @@ class Measured:
         self.done = done
         each = max(len(self._objective.images), 1)
         self._progress(
-            "measure candidates, images",
+            "measure candidates (images, at most)",
             done * each + min(images, each),
             max(self._expected, done + bool(images)) * each,
         )

@@ -145,7 +145,8 @@ def _ranges(item: Json) -> str:
 
 def _precisions(choice: Json) -> list[Html]:
     tried = mappings(choice.get("tried"))
-    if not tried:
+    # Where nothing was searched, the look at speed has it all.
+    if not tried or any(item.get("within_budget", 0) is None for item in tried):
         return []
     rows = [
         (

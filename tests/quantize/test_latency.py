@@ -18,6 +18,7 @@ from boxwright.errors import (
 from boxwright.evaluate.timing import Summary
 from boxwright.model import Model
 from boxwright.progress import silent
+from boxwright.quantize.comparison import _is_settled
 from boxwright.quantize.latency import Latency, Timed, choose_precision, measure_latency
 from tests.models import make_images, make_model
 
@@ -183,6 +184,45 @@ def test_a_runtime_is_timed_and_what_fails_is_told() -> None:
     assert len(found.timed["fp32"].rounds) == 3
     assert 0 < found.timed["fp32"].milliseconds.p50 < 1000
     assert "fp16" in found.failed["fp16"]
+
+
+def test_what_is_not_settled_takes_more_rounds_once() -> None:
+    model = make_model()
+    asked: list[int] = []
+    told: list[tuple[int, int | None]] = []
+
+    def settled(found: Mapping[str, Timed]) -> bool:
+        asked.append(len(found["fp32"].rounds))
+        return False
+
+    def measure(settled: Any) -> Latency:
+        return measure_latency(
+            {"fp32": model, "again": model},
+            "onnxruntime",
+            pixels=make_images(model, 1),
+            rounds=3,
+            seconds=0.03,
+            settled=settled,
+            progress=lambda stage, done, total: told.append((done, total)),
+        )
+
+    assert {len(item.rounds) for item in measure(settled).timed.values()} == {15}
+    assert asked == [3]
+    assert told[2] == (3, 3)
+    assert told[-1] == (15, 15)
+    assert {len(item.rounds) for item in measure(lambda _: True).timed.values()} == {3}
+
+
+@pytest.mark.parametrize(
+    ("int8", "settled"), [(_INT8, True), (_SAME, False), (_FP32, True), (_FP16, False)]
+)
+def test_whether_int8_is_faster_is_settled_where_an_interval_leaves_out_1(
+    int8: list[float], settled: bool
+) -> None:
+    floats = {"fp32": timed("fp32", _FP32), "fp16": timed("fp16", _FP16)}
+    assert _is_settled({**floats, "int8": timed("int8", int8)}, 0) == settled
+    assert _is_settled(floats, 0)
+    assert _is_settled({"int8": timed("int8", int8)}, 0)
 
 
 def test_too_few_rounds_are_refused() -> None:

@@ -170,29 +170,17 @@ def test_what_is_undecided_is_looked_at_longer(
     model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workshop = Workshop(model, calibrate(model, images), rules=_RULES)
-    answers: list[list[float]] = []
-    asked: list[float] = []
+    answers: list[bool] = []
 
-    def measure(*_: Any, seconds: float, **__: Any) -> Latency:
-        asked.append(seconds)
-        int8 = answers.pop(0)
-        return Latency("some", 1, {"fp32": timed("fp32", [1.0] * 5), "int8": timed("int8", int8)})
-
-    def look(*rounds: list[float]) -> Look:
-        answers[:] = rounds
-        asked.clear()
-        return speed.look(workshop, Variant(), "onnxruntime", make_images(model, 1))
+    def measure(*_: Any, settled: Any, **__: Any) -> Latency:
+        fp32 = timed("fp32", [1.0] * 5)
+        for rounds in ([2.0] * 5, [0.5] * 5, [0.5, 2.0, 0.8, 1.5, 1.1]):
+            answers.append(settled({"fp32": fp32, "int8": timed("int8", rounds)}))
+        return Latency("some", 1, {"fp32": fp32})
 
     monkeypatch.setattr(speed, "measure_latency", measure)
-    assert look([2.0] * 5).hopeless
-    assert asked == [1.0]
-    assert not look([0.5] * 5).hopeless
-    assert asked == [1.0]
-    noise = [0.5, 2.0, 0.8, 1.5, 1.1]
-    assert not look(noise, [0.9] * 5).hopeless
-    assert asked == [1.0, 4.0]
-    assert look(noise, noise).hopeless
-    assert asked == [1.0, 4.0]
+    speed.look(workshop, Variant(), "onnxruntime", make_images(model, 1))
+    assert answers == [True, True, False]
 
 
 def request_of(images: list[Path], others: list[Path], **changes: Any) -> Request:

@@ -12,6 +12,7 @@ from boxwright.quantize.latency import (
     INT8,
     Choice,
     Latency,
+    Timed,
     choose_precision,
     measure_latency,
     precisions_of,
@@ -95,7 +96,18 @@ def compare_precisions(
         device=device,
         seed=seed,
         examine=examine,
+        settled=lambda timed: _is_settled(timed, seed),
         progress=progress,
     )
     choice = choose_precision(latency, drops, max_drop, seed=seed)
     return Compared(latency, choice, tuple(notes))
+
+
+def _is_settled(timed: Mapping[str, Timed], seed: int) -> bool:
+    """Whether INT8 was shown to be faster or slower than the fastest float precision."""
+    floats = [item for name, item in timed.items() if name != INT8]
+    if INT8 not in timed or not floats:
+        return True
+    best = min(floats, key=lambda item: item.milliseconds.p50)
+    ratio = timed[INT8].faster_than(best, seed)
+    return not ratio.low <= 1.0 <= ratio.high

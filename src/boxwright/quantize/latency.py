@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 INT8 = "int8"
 DEFAULT_ROUNDS = 10
 DEFAULT_SECONDS = 2.0
+_MORE_ROUNDS = 4
 
 ROUNDING = 1e-9
 """Of a drop in points, a difference of sums in float64: what a budget forgives."""
@@ -123,6 +124,7 @@ def measure_latency(
     seconds: float = DEFAULT_SECONDS,
     seed: int = 0,
     examine: Callable[[str, Runner], None] = lambda precision, runner: None,
+    settled: Callable[[Mapping[str, Timed]], bool] = lambda timed: True,
     progress: ProgressCallback = silent,
 ) -> Latency:
     """Time the network in several precisions, turn by turn.
@@ -143,6 +145,8 @@ def measure_latency(
         examine: Called with each precision and what runs it, when all are timed: building
             some takes minutes, so what else is to be known of them is best asked then. It
             may close the runner.
+        settled: Whether what was timed decides what it is measured for. Where it does not, as
+            on a busy machine, four times as many rounds are had, once.
         progress: Told of rounds done.
 
     Raises:
@@ -168,8 +172,10 @@ def measure_latency(
                 failed[precision] = str(error)
                 continue
             runs[precision], runners[precision] = run, runner
-        found, lost = _take_turns(runs, rounds, seconds, seed, progress) if runs else ({}, {})
-        failed.update(lost)
+        turns = _Turns(runs, failed, rounds, seconds / rounds, progress)
+        found = turns.take(rounds, seed)
+        if found and not settled(found):
+            found = turns.take(_MORE_ROUNDS * rounds, seed + 1)
         for precision in found:
             examine(precision, runners[precision])
     return Latency(backend, len(pixels), found, failed)
@@ -189,35 +195,47 @@ def _run(runner: Runner, pixels: NDArray[np.uint8]) -> Callable[[], object]:
     return run
 
 
-def _take_turns(
-    runs: Mapping[str, Callable[[], object]],
-    rounds: int,
-    seconds: float,
-    seed: int,
-    progress: ProgressCallback,
-) -> tuple[dict[str, Timed], dict[str, str]]:
-    """What was timed, and what failed on the way: that takes no further turns."""
-    names = list(runs)
-    taken: dict[str, list[list[float]]] = {name: [] for name in names}
-    failed: dict[str, str] = {}
-    with collector_off():
-        for done, order in enumerate(interleave(len(names), rounds, seed), start=1):
-            for name in (names[index] for index in order if names[index] not in failed):
-                try:
-                    taken[name].append(_one_turn(runs[name], seconds / rounds))
-                except BoxwrightError as error:
-                    failed[name] = f"it failed while it was timed: {error}"
-            progress("measuring latency", done, rounds)
-    timed = {
-        name: Timed(
-            name,
-            Summary.of([value for values in turns for value in values]),
-            tuple(float(np.median(values)) for values in turns),
-        )
-        for name, turns in taken.items()
-        if name not in failed
-    }
-    return timed, failed
+@dataclass
+class _Turns:
+    """Contenders that are timed in turns; one that fails on the way takes no more of them."""
+
+    runs: Mapping[str, Callable[[], object]]
+    failed: dict[str, str]
+    expected: int
+    seconds: float
+    progress: ProgressCallback
+    taken: dict[str, list[list[float]]] = field(default_factory=dict)
+    done: int = 0
+
+    def take(self, rounds: int, seed: int) -> dict[str, Timed]:
+        """Some rounds more; what is known after all of them."""
+        names = [name for name in self.runs if name not in self.failed]
+        self.expected = max(self.expected, self.done + rounds)
+        with collector_off():
+            for order in interleave(len(names), rounds, seed) if names else ():
+                for index in order:
+                    self._one(names[index])
+                self.done += 1
+                self.progress("measuring latency", self.done, self.expected)
+        return {
+            name: Timed(
+                name,
+                Summary.of([value for values in turns for value in values]),
+                tuple(float(np.median(values)) for values in turns),
+            )
+            for name, turns in self.taken.items()
+            if name not in self.failed
+        }
+
+    def _one(self, name: str) -> None:
+        if name in self.failed:
+            return
+        try:
+            durations = _one_turn(self.runs[name], self.seconds)
+        except BoxwrightError as error:
+            self.failed[name] = f"it failed while it was timed: {error}"
+            return
+        self.taken.setdefault(name, []).append(durations)
 
 
 def _one_turn(run: Callable[[], object], seconds: float) -> list[float]:

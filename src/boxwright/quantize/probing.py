@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from boxwright.model import Model
     from boxwright.preprocess import Pixels
 
+# Parameters of a quantisation that leave weights and biases as they were.
+_KEEPS_WEIGHTS = frozenset({"method", "percentile", "images", "images_sha256", "rules", "keep"})
+
 # A few are enough to find one with objects on it.
 _LOOKED_AT = 16
 
@@ -56,7 +59,7 @@ class ProbeCheck:
     """Refuses what building a model for a backend would refuse, without building it.
 
     What the float network gives on the image is computed once: it is the same for every
-    variant of one model, unless biases were corrected.
+    variant of one model, unless biases were corrected or anything else was done to weights.
 
     Args:
         backend: Its name, for messages.
@@ -92,8 +95,8 @@ class ProbeCheck:
     def _float_outputs(self, model: Model, images: Pixels) -> Tensors | None:
         from boxwright.backends.onnxruntime import float_outputs
 
-        step = model.card.transforms[-1:]
-        if step and "bias_correction" in step[0].parameters:
+        steps = model.card.transforms
+        if not steps or not _KEEPS_WEIGHTS.issuperset(steps[-1].parameters):
             return float_outputs(model, images, {})
         # Another image, or none, is another question.
         key = hashlib.sha256(images.tobytes()).hexdigest()

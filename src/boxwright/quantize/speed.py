@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 # Shorter than where a precision is chosen: kinds of layers that matter differ by more.
 _SECONDS = 1.0
-# Where that leaves open whether any is faster.
-_MORE_SECONDS = 4.0
 
 # A gain that is shown to be less than this is none; on a busy machine that cannot be shown.
 _GAIN = 1.02
@@ -214,19 +212,20 @@ def look(
         name: workshop.make(replace(variant, keep=keep)).model for name, keep in forms.items()
     }
 
-    def measured(seconds: float) -> Look:
-        latency = measure_latency(
+    def judged(latency: Latency) -> Look:
+        return judge(latency, forms, list(floats), seed)
+
+    return judged(
+        measure_latency(
             *(models, backend),
             pixels=pixels,
             device=device,
-            seconds=seconds,
+            seconds=_SECONDS,
             seed=seed,
+            settled=lambda timed: not judged(Latency(backend, len(pixels), timed)).undecided,
             progress=progress,
         )
-        return judge(latency, forms, list(floats), seed)
-
-    found = measured(_SECONDS)
-    return measured(_MORE_SECONDS) if found.undecided else found
+    )
 
 
 def judge(

@@ -59,7 +59,7 @@ def test_it_is_quantised_and_built(
         model, Request(calibration=images, method="minmax", rules=_RULES, probe=probe)
     ).model
     assert (probe_of(made.proto, made.card) is not None) == probe
-    with backends.load(made, backend=backend, precision="int8") as runner:  # type: ignore[arg-type]
+    with backends.load(made, backend=backend, precision="int8") as runner:
         check_on_probe(made, runner, backend)
     engine = backends.build(
         made,

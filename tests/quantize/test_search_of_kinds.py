@@ -120,7 +120,7 @@ def test_biases_are_corrected_where_the_heads_miss_the_budget_without(workshop: 
 
 def test_heads_are_not_tried_where_int8_gains_no_speed(workshop: Workshop) -> None:
     for faster in ("float", "neither"):
-        found = found_by(workshop, lambda _: 0.0, leaning=Leaning(heads=faster))  # type: ignore[arg-type]
+        found = found_by(workshop, lambda _: 0.0, leaning=Leaning(heads=faster))
         assert steps(found) == ["ranges"]
         assert reasons(found) == {_HEAD: HEAD_NOT_FASTER}
     found = found_by(workshop, lambda _: 0.0, leaning=Leaning(heads="int8"))
@@ -263,7 +263,7 @@ def test_depthwise_layers_that_gain_no_speed_are_not_given_back(images: list[Pat
     assert reasons(found) == {**dict.fromkeys(apart, DEPTHWISE_NOT_FASTER), _HEAD: HEAD}
     assert found.sensitivity == ()
     for faster in ("int8", None):
-        found = found_by(workshop, price, leaning=Leaning(depthwise=faster))  # type: ignore[arg-type]
+        found = found_by(workshop, price, leaning=Leaning(depthwise=faster))
         assert reasons(found) == {apart[0]: BUDGET, _HEAD: HEAD}
         assert {name for group in found.sensitivity for name in group.layers} == set(apart)
 

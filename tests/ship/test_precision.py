@@ -92,6 +92,21 @@ def test_int8_that_was_not_faster_is_not_built(
     assert "INT8 is not faster: so it was said" in (tmp_path / "report.html").read_text()
 
 
+def test_int8_that_cannot_be_faster_is_not_searched_for(
+    material: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saw(monkeypatch, fp32=1.0, int8=1.25)
+    monkeypatch.setattr("boxwright.quantize.job.search", None)
+    result = ship(settings_of(material, tmp_path))
+    assert result.summary["precision"] == "fp32"
+    assert "INT8 is not faster, so no layers were searched" in result.summary["precision_reason"]
+    assert {row["precision"] for row in result.summary["precisions_tried"]} >= {"fp32", "int8"}
+    html = (tmp_path / "report.html").read_text()
+    assert "Whether INT8 can be faster" in html
+    again = ship(settings_of(material, tmp_path))
+    assert all(stage.skipped for stage in again.stages)
+
+
 def test_no_int8_within_the_budget_is_said(
     material: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,10 @@
 """Can INT8 be faster here at all? A look before a search that may take long.
 
-No mixture is faster than what its kinds of layers allow, so a few forms are timed in turns with
-the float precisions of the target: all layers in INT8, with the heads' last convolutions and
-without, with depthwise convolutions and without. What the ranges are does not matter for
-speed, so no form has to be any good. Where none of them is faster than float, nothing is
-searched; else the search begins with the kinds of layers that gain something.
+A few forms are timed in turns with the float precisions of the target: all layers in INT8,
+with the heads' last convolutions and without, with depthwise convolutions and without. What the
+ranges are does not matter for speed, so no form has to be any good. Where none of them is shown
+to be faster than float, nothing is searched, for mixtures are as a rule slower still; else the
+search begins with the kinds of layers that gain something.
 """
 
 from __future__ import annotations

@@ -180,7 +180,8 @@ _SIDES = ("source", "engine")
 def _import_inputs(work: Work) -> dict[str, Any]:
     options = work.settings.options()
     trained = work.settings.trained()
-    files = {name: options.pop(name) for name in ("cfg", "names", "data") if name in options}
+    described = ("cfg", "names", "data")
+    files: dict[str, Any] = {name: options.pop(name) for name in described if name in options}
     beside = companions(trained, files)
     return {
         "version": __version__,

@@ -28,9 +28,9 @@ from tests.quantize.test_calibration import write_images
 _RULES = Rules(min_channels=1, first=True)
 _FORMS = {
     "int8": frozenset({"head", "apart"}),
-    "int8, heads in INT8 too": frozenset({"apart"}),
-    "int8, depthwise in float": frozenset({"head"}),
-    "int8, heads in INT8 too, depthwise in float": frozenset[str](),
+    "int8 with heads": frozenset({"apart"}),
+    "int8 without depthwise": frozenset({"head"}),
+    "int8 with heads, without depthwise": frozenset[str](),
 }
 
 
@@ -59,24 +59,24 @@ def seen(**milliseconds: float) -> Look:
 _CASES: list[tuple[dict[str, float], bool, str | None, str | None]] = [
     # Everything gains.
     (
-        {"int8": 5, "int8__heads_in_INT8_too": 4, "int8__depthwise_in_float": 6},
+        {"int8": 5, "int8_with_heads": 4, "int8_without_depthwise": 6},
         *(False, "int8", "int8"),
     ),
     # Only with depthwise layers in float is it faster; heads are judged beside that.
     (
         {
             "int8": 12,
-            "int8__heads_in_INT8_too": 11,
-            "int8__depthwise_in_float": 8,
-            "int8__heads_in_INT8_too__depthwise_in_float": 9,
+            "int8_with_heads": 11,
+            "int8_without_depthwise": 8,
+            "int8_with_heads__without_depthwise": 9,
         },
         *(False, "float", "float"),
     ),
     # No form is faster than float.
-    ({"int8": 12, "int8__heads_in_INT8_too": 11}, True, "int8", None),
+    ({"int8": 12, "int8_with_heads": 11}, True, "int8", None),
     # Kinds of layers that make no difference.
     (
-        {"int8": 5, "int8__heads_in_INT8_too": 5, "int8__depthwise_in_float": 5},
+        {"int8": 5, "int8_with_heads": 5, "int8_without_depthwise": 5},
         *(False, "neither", "neither"),
     ),
     # As fast as float is not faster.
@@ -113,7 +113,7 @@ def test_what_a_busy_machine_leaves_open_is_open() -> None:
         {
             "fp32": timed("fp32", [10.0] * 5),
             "int8": timed("int8", [5.0, 5.0, 5.0, 5.0, 5.0]),
-            "int8, heads in INT8 too": timed("x", [3.0, 8.0, 4.0, 6.0, 5.0]),
+            "int8 with heads": timed("x", [3.0, 8.0, 4.0, 6.0, 5.0]),
         },
     )
     found = judge(noisy, _FORMS, ["fp32"])
@@ -135,14 +135,14 @@ def test_forms_that_do_not_run_leave_it_to_the_search() -> None:
 
 
 def test_what_would_be_faster_and_loses_too_much_is_told() -> None:
-    found = seen(fp32=10, int8=5, int8__depthwise_in_float=7)
+    found = seen(fp32=10, int8=5, int8_without_depthwise=7)
 
     def candidate(keep: frozenset[str], drop: float) -> Candidate:
         return Candidate("ranges", Variant(keep=keep), 1, 50 - drop, drop, drop <= 0.5, 1.0)
 
     tried = tuple(
         candidate(_FORMS[name], drop)
-        for name, drop in (("int8", 4.0), ("int8", 3.0), ("int8, depthwise in float", 0.1))
+        for name, drop in (("int8", 4.0), ("int8", 3.0), ("int8 without depthwise", 0.1))
     )
     budget = BudgetResult("AP", 50.0, 0.5, None, None, tried, (), "")
     assert found.lossy(budget) == [
@@ -156,9 +156,9 @@ def test_a_runtime_is_looked_at(model: Model, images: list[Path]) -> None:
     workshop = Workshop(model, calibrate(model, images), rules=_RULES, heads=True)
     assert {name: len(keep) for name, keep in forms_of(workshop).items()} == {
         "int8": 1,
-        "int8, heads in INT8 too": 0,
-        "int8, depthwise in float": 2,
-        "int8, heads in INT8 too, depthwise in float": 1,
+        "int8 with heads": 0,
+        "int8 without depthwise": 2,
+        "int8 with heads, without depthwise": 1,
     }
     found = speed.look(workshop, Variant(), "onnxruntime", make_images(model, 1))
     assert set(found.latency.timed) == {"fp32", *forms_of(workshop)}
@@ -204,7 +204,7 @@ def test_nothing_is_searched_where_int8_is_slower(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    saw(monkeypatch, fp32=1.0, int8=1.3, int8__depthwise_in_float=1.2)
+    saw(monkeypatch, fp32=1.0, int8=1.3, int8_without_depthwise=1.2)
     monkeypatch.setattr("boxwright.quantize.job.search", _never)
     outcome = quantize_model(model, request_of(images, others))
     assert outcome.met, "no budget was missed"
@@ -219,7 +219,7 @@ def test_nothing_is_searched_where_int8_is_slower(
     assert card.transforms[-1].name == REFUSED
     html = str(page.render(card))
     assert "Whether INT8 can be faster" in html
-    assert "int8, depthwise in float" in html
+    assert "int8 without depthwise" in html
     assert "0.83 (" in html
     assert "over the budget" not in html
     json.dumps(outcome.to_dict(), allow_nan=False)
@@ -251,7 +251,7 @@ def test_int8_by_name_is_searched_all_the_same(
 def test_the_search_follows_what_was_seen_and_all_of_it_is_kept(
     model: Model, images: list[Path], others: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saw(monkeypatch, fp32=2.0, int8=1.3, int8__heads_in_INT8_too=1.3, int8__depthwise_in_float=1.1)
+    saw(monkeypatch, fp32=2.0, int8=1.3, int8_with_heads=1.3, int8_without_depthwise=1.1)
     _int8_wins(monkeypatch)
     outcome = quantize_model(model, request_of(images, others))
     assert outcome.quantized is not None

@@ -36,7 +36,8 @@ _SECONDS = 1.0
 _GAIN = 1.02
 
 USUAL = "int8"
-_HEADS, _DEPTHWISE = "heads in INT8 too", "depthwise in float"
+_HEADS, _PLAIN = "int8 with heads", "int8 without depthwise"
+_BOTH = "int8 with heads, without depthwise"
 
 
 @dataclass(frozen=True)
@@ -176,11 +177,11 @@ def forms_of(workshop: Workshop) -> dict[str, frozenset[str]]:
     heads, depthwise = frozenset(workshop.heads), frozenset(workshop.depthwise)
     forms = {USUAL: heads}
     if heads:
-        forms[f"{USUAL}, {_HEADS}"] = frozenset()
+        forms[_HEADS] = frozenset()
     if depthwise and set(workshop.layers) - heads - depthwise:
-        forms[f"{USUAL}, {_DEPTHWISE}"] = heads | depthwise
+        forms[_PLAIN] = heads | depthwise
         if heads:
-            forms[f"{USUAL}, {_HEADS}, {_DEPTHWISE}"] = depthwise
+            forms[_BOTH] = depthwise
     return forms
 
 
@@ -243,10 +244,10 @@ def judge(
         )
         for name, keep in forms.items()
     )
-    depthwise = _faster(latency, USUAL, f"{USUAL}, {_DEPTHWISE}", seed)
+    depthwise = _faster(latency, USUAL, _PLAIN, seed)
     # Heads are judged beside what they would be with.
-    rest = f", {_DEPTHWISE}" if depthwise == "float" else ""
-    heads = _faster(latency, f"{USUAL}, {_HEADS}{rest}", f"{USUAL}{rest}", seed)
+    with_heads, without = (_BOTH, _PLAIN) if depthwise == "float" else (_HEADS, USUAL)
+    heads = _faster(latency, with_heads, without, seed)
     return Look(latency, best, found, Leaning(heads, depthwise))
 
 

@@ -22,6 +22,7 @@ smallest. Everything measured is in the result.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -108,40 +109,23 @@ def search(
         InputError: `variants` is empty, a number is out of its range, or the model has no
             layer that may be quantised.
     """
-    if not variants or most < len(variants) + 1:
-        raise InputError(
-            f"a search needs one variant at least and {len(variants) + 1} evaluations, got {most}"
-        )
-    if max_drop is not None and not 0 <= max_drop <= 100:
-        raise InputError(f"max_drop must be 0 to 100 points, got {max_drop}")
-    if not set(workshop.layers) - set(workshop.heads):
-        raise InputError(
-            "the model has no layer that may be quantised under these rules; "
-            "`boxwright quantize --list` says why, layer by layer"
-        )
+    _check(workshop, max_drop, variants, most)
     kept = measurements or Measurements()
     expected = 1 + len(variants) + bool(bias)
     measured = Measured(workshop, objective, max_drop, kept, place, most, expected, progress)
 
-    def rank(variant: Variant, layers: Sequence[str], most: int) -> tuple[LayerGroup, ...]:
-        """How much layers hurt alone."""
-        return measure_sensitivity(
-            *(workshop, variant, reference(), kept),
-            layers=layers,
-            most=most,
-            reference_key=heads_key,
-            progress=progress,
-        )
-
-    reference = _once(heads)
-    work = _Search(workshop, measured, leaning or Leaning(), None if heads is None else rank)
+    rank = (
+        None
+        if heads is None
+        else _ranker(workshop, functools.cache(heads), kept, heads_key, progress)
+    )
+    work = _Search(workshop, measured, leaning or Leaning(), rank)
     work.choose_ranges(variants, bias)
     if max_drop is not None:
         if work.best.ok is False:
             work.choose_layers(variants)
         work.extend_to_heads(bias)
-    found = work.best
-    chosen = None if found.ok is False else found
+    chosen = None if work.best.ok is False else work.best
     return BudgetResult(
         objective.name if place is None else f"{objective.name}, run by {place.name}",
         measured.float_value,
@@ -154,19 +138,44 @@ def search(
     )
 
 
-def _once(heads: Callable[[], HeadReference] | None) -> Callable[[], HeadReference]:
-    """The float model's heads, computed when they are first asked for."""
-    found: list[HeadReference] = []
-
-    def get() -> HeadReference:
-        if not found and heads is not None:
-            found.append(heads())
-        return found[0]
-
-    return get
+def _check(
+    workshop: Workshop, max_drop: float | None, variants: Sequence[Variant], most: int
+) -> None:
+    if not variants or most < len(variants) + 1:
+        raise InputError(
+            f"a search needs one variant at least and {len(variants) + 1} evaluations, got {most}"
+        )
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise InputError(f"max_drop must be 0 to 100 points, got {max_drop}")
+    if not set(workshop.layers) - set(workshop.heads):
+        raise InputError(
+            "the model has no layer that may be quantised under these rules; "
+            "`boxwright quantize --list` says why, layer by layer"
+        )
 
 
 _Rank = Callable[[Variant, Sequence[str], int], tuple[LayerGroup, ...]]
+
+
+def _ranker(
+    workshop: Workshop,
+    reference: Callable[[], HeadReference],
+    kept: Measurements,
+    key: str,
+    progress: ProgressCallback,
+) -> _Rank:
+    """Tells how much layers hurt alone, in so many groups at most."""
+
+    def rank(variant: Variant, layers: Sequence[str], most: int) -> tuple[LayerGroup, ...]:
+        return measure_sensitivity(
+            *(workshop, variant, reference(), kept),
+            layers=layers,
+            most=most,
+            reference_key=key,
+            progress=progress,
+        )
+
+    return rank
 
 
 class _Search:

@@ -152,11 +152,7 @@ def measure_latency(
     Raises:
         InputError: An argument is wrong.
     """
-    if rounds < 2 or seconds < 0 or not models or not len(pixels):
-        raise InputError(
-            f"latency needs models, images, and 2 rounds at least; got {len(models)} models, "
-            f"{len(pixels)} images, {rounds} rounds"
-        )
+    _check_amounts(len(models), len(pixels), rounds, seconds)
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         runs: dict[str, Callable[[], object]] = {}
@@ -179,6 +175,14 @@ def measure_latency(
         for precision in found:
             examine(precision, runners[precision])
     return Latency(backend, len(pixels), found, failed)
+
+
+def _check_amounts(models: int, images: int, rounds: int, seconds: float) -> None:
+    if rounds < 2 or seconds < 0 or not models or not images:
+        raise InputError(
+            f"latency needs models, images, and 2 rounds at least; got {models} models, "
+            f"{images} images, {rounds} rounds"
+        )
 
 
 def _run(runner: Runner, pixels: NDArray[np.uint8]) -> Callable[[], object]:

@@ -30,6 +30,12 @@ _INDIFFERENT = {
     *("boxwright.backends", "boxwright.backends.base", "boxwright.backends.comparison"),
     *("boxwright.backends.onnxruntime", "boxwright.backends.onnxruntime.lowering"),
     "boxwright.backends.onnxruntime.session",
+    # Of the passes over a graph only batch normalisation is folded, which is decisive.
+    *("boxwright.graph.diagnose", "boxwright.graph.targets", "boxwright.graph.external"),
+    *("boxwright.graph.checks.quantized", "boxwright.graph.legalise.container"),
+    *("boxwright.graph.legalise.operators", "boxwright.graph.legalise.quantisation"),
+    *("boxwright.graph.legalise.resize_pad", "boxwright.graph.legalise.shapes"),
+    "boxwright.graph.legalise.structure",
     # Where boxes go in the original image.
     "boxwright.boxes",
 }

@@ -23,6 +23,8 @@ DECISIVE = (
     *("boxwright.quantize.store", "boxwright.quantize.bias", "boxwright.quantize.canonical"),
     *("boxwright.quantize.probing", "boxwright.quantize.revision"),
     *("boxwright.graph.view", "boxwright.graph.builder", "boxwright.graph.session"),
+    *("boxwright.graph.legalise", "boxwright.graph.legalise.editing"),
+    "boxwright.graph.legalise.numbers",
     *("boxwright.probe", "boxwright.ranges", "boxwright.preprocess"),
 )
 """The modules that a variant's graph, weights and scales follow from (a test holds the list

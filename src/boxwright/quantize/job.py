@@ -31,6 +31,7 @@ from boxwright.quantize.placement import place
 from boxwright.quantize.quantizer import TRANSFORM, Quantized, prepare
 from boxwright.quantize.ranges import Method
 from boxwright.quantize.rules import Rules
+from boxwright.quantize.second_choices import settle
 from boxwright.quantize.variants import Variant, Workshop, prepared
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class _Job:
             made = workshop.make(
                 dataclasses.replace(variant, bias=bool(request.bias)), self.progress
             )
-            return self._finish(made, calibration, None, None)
+            return self._finish(made, calibration, None, None, workshop)
         self._note_overlap(objective)
         place = place_on_target(request, self.progress)
         if place is not None and request.max_drop is not None:
@@ -213,7 +214,7 @@ class _Job:
             leaning=None if self.look is None else self.look.leaning,
             progress=self.progress,
         )
-        return self._finish(found.quantized, calibration, found, objective)
+        return self._finish(found.quantized, calibration, found, objective, workshop)
 
     def _look_at_speed(self, workshop: Workshop) -> None:
         """Whether a search can lead to anything faster than float, and where it begins."""
@@ -367,10 +368,19 @@ class _Job:
         calibration: Calibration,
         budget: BudgetResult | None,
         objective: Objective | None,
+        workshop: Workshop,
     ) -> Outcome:
         latency = choice = None
         if quantized is not None and self.request.latency:
             latency, choice = self._compare(quantized, objective, budget)
+            if budget is not None and place_on_target(self.request) is None:
+                budget, (latency, choice), notes = settle(
+                    *(budget, (latency, choice), workshop),
+                    lambda other, result: self._compare(other, objective, result),
+                    self.progress,
+                )
+                quantized = budget.quantized or quantized
+                self.notes.extend(notes)
             if choice.precision != INT8:
                 self._note_float(choice)
                 if self.look is not None and budget is not None:

@@ -374,13 +374,13 @@ class _Job:
         if quantized is not None and self.request.latency:
             latency, choice = self._compare(quantized, objective, budget)
             if budget is not None and place_on_target(self.request) is None:
-                budget, (latency, choice), notes = settle(
+                budget, (latency, choice), told = settle(
                     *(budget, (latency, choice), workshop),
                     lambda other, result: self._compare(other, objective, result),
                     self.progress,
                 )
                 quantized = budget.quantized or quantized
-                self.notes.extend(notes)
+                self.notes.extend(told)
             if choice.precision != INT8:
                 self._note_float(choice)
                 if self.look is not None and budget is not None:

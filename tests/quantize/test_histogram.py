@@ -32,6 +32,7 @@ def gather(*batches: NDArray[np.generic]) -> TensorStatistics:
 
 def assert_same(first: TensorStatistics, second: TensorStatistics) -> None:
     np.testing.assert_array_equal(first.counts, second.counts)
+    np.testing.assert_array_equal(first.negatives, second.negatives)
     names = ("minimum", "maximum", "zeros", "exponent")
     assert [getattr(first, n) for n in names] == [getattr(second, n) for n in names]
 
@@ -52,6 +53,8 @@ def test_counts_are_those_of_numpy(values: NDArray[np.float32]) -> None:
     end = math.ldexp(1.0, found.exponent)
     expected, _ = np.histogram(nonzero, BINS, (0, end))
     np.testing.assert_array_equal(found.counts, expected)
+    negative = -values[values < 0].astype(np.float64)
+    np.testing.assert_array_equal(found.negatives, np.histogram(negative, BINS, (0, end))[0])
     assert found.zeros == (values == 0).sum()
     assert found.total == len(values)
     if len(values):
@@ -82,6 +85,27 @@ def test_more_values_than_are_counted_at_once() -> None:
     np.testing.assert_array_equal(
         found.counts, np.histogram(nonzero, BINS, (0, 2.0**found.exponent))[0]
     )
+
+
+def test_signed_bins_are_in_order_and_within_the_range() -> None:
+    values = skewed(5000)
+    found = gather(values)
+    middles, counts = found.signed()
+    for parts in (2, 8):
+        finer, shares = found.signed(parts)
+        assert len(finer) == parts * len(middles)
+        assert (np.diff(finer) >= 0).all()
+        np.testing.assert_allclose(shares.reshape(-1, parts).sum(axis=1), counts)
+        inner = slice(1, -1)  # the ends are drawn in to the range
+        means = finer.reshape(-1, parts).mean(axis=1)
+        np.testing.assert_allclose(means[inner], middles[inner])
+    assert (np.diff(middles) > 0).all()
+    assert (middles[0], middles[-1]) >= (found.minimum, 0)
+    assert counts.sum() == np.count_nonzero(values)
+    assert counts[middles < 0].sum() == (values < 0).sum()
+    # Each value is within half a bin of its bin's middle.
+    mean = (middles * counts).sum() / counts.sum()
+    assert mean == pytest.approx(values[values != 0].mean(), abs=found.bin_width / 2)
 
 
 def test_more_equal_values_than_a_float32_counts() -> None:

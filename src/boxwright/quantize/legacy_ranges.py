@@ -70,4 +70,5 @@ def _statistics(amax: float) -> TensorStatistics:
     exponent = exponent_of(amax)
     if amax:
         counts[bin_of(amax, exponent)] = 1
-    return TensorStatistics(-amax + 0.0, amax, 0 if amax else 1, counts, exponent)
+    negatives = np.zeros(BINS, np.int64)
+    return TensorStatistics(-amax + 0.0, amax, 0 if amax else 1, counts, exponent, negatives)

@@ -28,15 +28,17 @@ from boxwright.quantize.histogram import (
     exponent_of,
 )
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "boxwright_calibration"
 
 # Some thirty thousand tensors.
 _MAX_BYTES = 512 << 20
 _MAX_COUNT = 1 << 53
 
+_HISTOGRAMS = frozenset({"counts", "negatives"})
 _DTYPES: dict[str, np.dtype[Any]] = {
     "counts": np.dtype(np.int64),
+    "negatives": np.dtype(np.int64),
     "zeros": np.dtype(np.int64),
     "minimum": np.dtype(np.float32),
     "maximum": np.dtype(np.float32),
@@ -104,7 +106,7 @@ def write(path: Path, stored: Stored) -> None:
     values = list(stored.statistics.values())
     arrays: dict[str, NDArray[Any]] = {_HEADER: np.frombuffer(text, np.uint8)}
     for name, dtype in _DTYPES.items():
-        shape = (len(values), BINS) if name == "counts" else (len(values),)
+        shape = (len(values), BINS) if name in _HISTOGRAMS else (len(values),)
         column = [getattr(item, name) for item in values]
         arrays[name] = np.array(column, dtype).reshape(shape)
     write_npz(path, arrays)
@@ -164,7 +166,7 @@ def _stored(header: Any, arrays: Mapping[str, NDArray[Any]]) -> Stored:
     if not sound or len(set(names)) != len(names):
         raise ValueError("its tensors must have names, each another")
     for name, dtype in _DTYPES.items():
-        shape = (len(names), BINS) if name == "counts" else (len(names),)
+        shape = (len(names), BINS) if name in _HISTOGRAMS else (len(names),)
         array = arrays[name]
         if array.dtype != dtype or array.shape != shape:
             raise ValueError(f"{name} must be {dtype} {shape}, got {array.dtype} {array.shape}")
@@ -182,6 +184,7 @@ def _checked(name: str, row: Mapping[str, Any]) -> TensorStatistics:
         int(row["zeros"]),
         row["counts"],
         int(row["exponent"]),
+        row["negatives"],
     )
     low, high, amax = found.minimum, found.maximum, found.amax
     bounded = LOWEST_EXPONENT <= found.exponent <= HIGHEST_EXPONENT
@@ -196,6 +199,8 @@ def _checked(name: str, row: Mapping[str, Any]) -> TensorStatistics:
     top = int(filled[-1]) if len(filled) else -1
     if top != (bin_of(amax, found.exponent) if amax else -1):
         raise ValueError(f"the histogram of {name!r} does not end at its largest value")
+    if found.negatives.min() < 0 or (found.negatives > found.counts).any():
+        raise ValueError(f"{name!r} has more negative values than values")
     if not found.total and (low or high):
         raise ValueError(f"{name!r} has a range and no values")
     return found

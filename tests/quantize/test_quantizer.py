@@ -73,9 +73,24 @@ def test_the_quantised_model_is_a_model_that_says_what_was_done(
         "tensors": len(found.placement.tensors),
     }
     assert set(transform.versions) == {"boxwright", "onnx"}
-    assert ranges_of(again.proto) == {
-        name: calibration.range(name) for name in calibration.statistics
-    }
+
+
+def test_the_model_keeps_ranges_as_they_were_seen_but_in_front_of_activations(
+    model: Model, calibration: Calibration
+) -> None:
+    """What a convolution gives to an activation is narrower, and never wider."""
+    for keep in ([], ["node/conv_3"]):
+        found = quantize(model, calibration, rules=RULES, keep=keep)
+        ranges = ranges_of(found.model.proto)
+        seen = {name: calibration.range(name) for name in calibration.statistics}
+        assert ranges.keys() == seen.keys()
+        changed = {name for name in seen if ranges[name] != seen[name]}
+        # The last convolution is a head, which nothing activates.
+        assert changed == {"conv_3", "conv_7", "conv_10", "conv_13"} - {n[5:] for n in keep}
+        for name in changed:
+            assert seen[name][0] <= ranges[name][0] <= 0 <= ranges[name][1] <= seen[name][1]
+        again = quantize(model, calibration, rules=RULES, keep=keep)
+        assert again.model.to_bytes() == found.model.to_bytes()
 
 
 def test_the_table_names_every_layer_with_its_precision_or_reason(

@@ -12,8 +12,8 @@ Q/DQ placement recommendations) and that ONNX Runtime and OpenVINO read as well:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from boxwright.graph.view import View
@@ -64,15 +64,27 @@ class Placement:
     Attributes:
         layers: All convolutions, in the order of the graph; those that stay in float say why.
         tensors: Activations with a Q/DQ pair.
+        scale_groups: By tensor, what has one scale with one of them at least: the number of
+            its group, for those without a pair as well.
     """
 
     layers: tuple[Layer, ...]
     tensors: tuple[QuantizedTensor, ...]
+    scale_groups: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def quantized(self) -> tuple[Layer, ...]:
         """The layers that compute in INT8."""
         return tuple(layer for layer in self.layers if layer.reason is None)
+
+    def limits(self, amax: Mapping[str, float]) -> dict[str, float]:
+        """The symmetric range of every tensor that has one, with a pair or without.
+
+        Args:
+            amax: That of each of `tensors`.
+        """
+        groups = {tensor.group: amax[tensor.name] for tensor in self.tensors}
+        return {name: groups[group] for name, group in self.scale_groups.items()}
 
 
 def place(
@@ -104,7 +116,9 @@ def place(
         QuantizedTensor(name, tuple(names), numbers.setdefault(sets.find(name), len(numbers)))
         for name, names in readers.items()
     )
-    return Placement(layers, tensors)
+    made = (name for node in view.graph.node for name in node.output)
+    groups = {name: numbers[sets.find(name)] for name in made if sets.find(name) in numbers}
+    return Placement(layers, tensors, groups)
 
 
 def _connected(view: View) -> DisjointSets[str]:

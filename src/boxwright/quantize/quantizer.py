@@ -16,6 +16,7 @@ from boxwright.model import Model
 from boxwright.probe import with_probe
 from boxwright.quantize.insert import insert
 from boxwright.quantize.placement import Placement, place
+from boxwright.quantize.preactivation import kept_ranges
 from boxwright.quantize.rules import Rules
 from boxwright.ranges import with_ranges
 
@@ -123,7 +124,7 @@ def quantize(
     proto = insert(named.proto, placement, amax)
     if probe is not None:
         with_probe(proto, probe)
-    with_ranges(proto, {name: calibration.range(name) for name in calibration.statistics})
+    with_ranges(proto, kept_ranges(named.proto, placement, calibration, amax))
     transform = _transform(placement, calibration, method, percentile, rules, keep)
     result = Model(proto, model.card.with_transform(transform))
     result.check("the quantised model")

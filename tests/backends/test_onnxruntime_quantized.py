@@ -12,10 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from boxwright.backends.onnxruntime import _summarise as summarise
 from boxwright.backends.onnxruntime import session
+from boxwright.backends.onnxruntime.integers import IntegerWriter, Scale
 from boxwright.backends.onnxruntime.lowering import lower_mish
 from boxwright.backends.onnxruntime.quantized import _scales_for_bias, lower_quantized
 from boxwright.backends.onnxruntime.session import open_session, optimise, session_options
 from boxwright.environment import cpu_architecture
+from boxwright.quantize.calibration import Calibration
+from boxwright.quantize.histogram import Accumulator
+from boxwright.quantize.preactivation import kept_ranges
 from tests.quantize.graphs import (
     ACTIVATIONS,
     ALL,
@@ -51,13 +55,22 @@ def lowered(net: Net, x: Floats, **more: Any) -> tuple[Counter[str], float, floa
     before = proto.SerializeToString(deterministic=True)
     lower = lower_quantized(lower_mish(proto)[0], ranges)
     assert proto.SerializeToString(deterministic=True) == before, "the graph is not changed"
-    onnx.checker.check_model(onnx.shape_inference.infer_shapes(lower), full_check=True)
+    check(lower, net.proto)
     made = plan(lower)
     expected, portable, got = run(net.proto, x), run(proto, x), run_plan(made, x)
     # One output after another: they have their own sizes.
     far = max(nrmse(got[name], values) for name, values in expected.items())
     portable_far = max(nrmse(portable[name], values) for name, values in expected.items())
     return operators(made), far, portable_far
+
+
+def check(lower: onnx.ModelProto, proto: onnx.ModelProto) -> None:
+    """That a graph is sound; ONNX infers no shapes behind ONNX Runtime's own operators."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(lower)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.shape_inference.infer_shapes(proto).graph.output)
+    onnx.checker.check_model(copy, full_check=True)
 
 
 def two(net: Net, between: Callable[[Net, str], str], channels: int = 16) -> Net:
@@ -76,9 +89,10 @@ def test_convolutions_compute_in_int8_whatever_activates_them(activation: str) -
     assert found["QLinearConv"] == 2
     assert not {"Relu", "Clip", "LeakyRelu"} & set(found)
     if activation == "silu":
-        assert (found["QLinearSigmoid"], found["QLinearMul"]) == (1, 1)
+        assert found["QuickGelu"] == 1
+        assert not {"QLinearSigmoid", "QLinearMul", "Sigmoid", "Mul"} & set(found)
     if activation == "leaky":
-        assert found["QLinearLeakyRelu"] == 1
+        assert (found["Max"], found["QLinearAdd"]) == (1, 1)
     # Roundings more than the portable graph has, each of at most its size.
     assert far < 3 * portable
     assert far < 0.03
@@ -237,6 +251,178 @@ def test_values_that_are_moved_keep_their_grid() -> None:
     constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
     for part in ("scale", "zero"):
         assert constants[f"pooled/uint8/{part}"] == constants[f"one/uint8/{part}"]
+
+
+def grids(made: onnx.ModelProto) -> dict[str, tuple[float, int]]:
+    """Scale and zero point by what is quantised, under the name that the tensor has in float."""
+    constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    return {
+        node.output[0].removesuffix("/uint8/float"): (
+            float(constants[node.input[1]]),
+            int(constants[node.input[2]]),
+        )
+        for node in made.graph.node
+        if node.op_type == "DequantizeLinear" and constants[node.input[1]].ndim == 0
+    }
+
+
+def branches(net: Net, left: str, right: str) -> str:
+    start = net.op("Relu", net.x, name="start")
+    parts = [
+        ACTIVATIONS[kind](net, net.conv(start, name, bias=np.full(16, bias, np.float32)))
+        for kind, name, bias in ((left, "left", -1.0), (right, "right", 3.0))
+    ]
+    joined = net.op("Concat", *parts, name="joined", axis=1)
+    net.done(net.conv(joined, "end", (32, 16)))
+    return joined
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "shared"),
+    [
+        ("leaky", "leaky", True),
+        ("relu", "relu", True),
+        ("leaky", "silu", True),
+        ("leaky", "none", True),
+        # A common range would begin below 0, and the Relu would be lost.
+        ("leaky", "relu", False),
+        # And this one would end above 6.
+        ("relu6", "relu", False),
+    ],
+)
+def test_what_is_concatenated_has_one_scale(left: str, right: str, shared: bool) -> None:
+    net = Net()
+    branches(net, left, right)
+    x = inputs(spread=4.0)
+    found, far, portable = lowered(net, x, rules=ALL)
+    # The last one's results leave the graph in float.
+    assert (found["QLinearConcat"], found["QLinearConv"]) == (1, 2)
+    assert far < 3 * portable
+    assert not {"Relu", "Clip"} & set(found)
+    proto, _, ranges = quantized(net.proto, x)
+    made = lower_quantized(proto, ranges)
+    joined = next(node for node in made.graph.node if node.op_type == "Concat")
+    scales = {grids(made)[name.removesuffix("/uint8/float")] for name in joined.input}
+    assert (scales == {grids(made)["joined"]}) is shared
+
+
+def test_a_leaky_relu_s_grid_ends_where_that_in_front_of_it_does() -> None:
+    net = two(Net(), ACTIVATIONS["leaky"])
+    proto, _, ranges = quantized(net.proto, inputs(), keep=["end"])
+    ranges["one/leaky"] = -9.0, ranges["one/leaky"][1]
+    ranges["one"] = -2.0, ranges["one"][1]
+    scale, zero = grids(lower_quantized(proto, ranges))["one/leaky"]
+    assert -zero * scale == pytest.approx(-0.2, abs=scale)
+
+
+# Activations
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.01, 0.999])
+@pytest.mark.parametrize("after", [(-1.2, 12.0), (-0.3, 9.0), (-12.0, 12.0)])
+def test_a_leaky_relu_of_integers_is_rounded_once(slope: float, after: tuple[float, float]) -> None:
+    """All 256 values, beside numpy and ONNX Runtime's own table."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [], "leaky", [value("x", TensorProto.UINT8, [256])], [value("y", TensorProto.UINT8, [256])]
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    before, result = Scale.of(-11.0, 12.0), Scale.of(*after)
+    numbers = {
+        "s": np.float32(before.scale),
+        "z": np.uint8(before.zero),
+        "t": np.float32(result.scale),
+        "w": np.uint8(result.zero),
+    }
+    graph_ = proto.graph
+    graph_.initializer.extend(
+        numpy_helper.from_array(np.array(number), name) for name, number in numbers.items()
+    )
+    undone = helper.make_node("DequantizeLinear", ["x", "s", "z"], ["float"])
+    IntegerWriter(proto, ["x", "y", *numbers]).leaky(undone, "leaky", slope, before, result)
+    total = next(node for node in graph_.node if node.op_type == "QLinearAdd")
+    del graph_.node[-1]  # the DequantizeLinear
+    graph_.node.append(helper.make_node("Identity", total.output, ["y"]))
+    graph_.node.append(
+        helper.make_node(
+            *("QLinearLeakyRelu", [*"xsztw"], ["table"], "table"),
+            domain="com.microsoft",
+            alpha=slope,
+        )
+    )
+    graph_.output.append(value("table", TensorProto.UINT8, [256]))
+    session = open_session(proto.SerializeToString(), session_options({}, optimise=False), "cpu")
+    x = np.arange(256, dtype=np.uint8)
+    got, table = (v.astype(int) for v in session.run(["y", "table"], {"x": x}))
+    real = (x.astype(np.float64) - before.zero) * before.scale
+    exact = np.where(real < 0, slope * real, real) / result.scale + result.zero
+    exact = np.clip(exact, 0, 255)
+    assert np.abs(got - exact).max() <= 0.5 + 1e-3
+    # The table rounds twice, where it is further off.
+    assert np.abs(got - exact).mean() <= np.abs(table - exact).mean() + 1e-6
+    assert np.abs(got - table).max() <= 1
+
+
+@pytest.mark.parametrize("slope", [0.0, -0.2, 1.0, 1.5])
+def test_other_slopes_are_left_to_the_table(slope: float) -> None:
+    net = two(Net(), lambda net, x: net.op("LeakyRelu", x, name="leaky", alpha=slope))
+    found, far, portable = lowered(net, inputs(), keep=["end"])
+    assert (found["QLinearLeakyRelu"], found["QLinearAdd"], found["Max"]) == (1, 0, 0)
+    assert far < 3 * portable
+
+
+def test_a_gate_that_something_else_reads_is_there() -> None:
+    net = Net()
+    start = net.op("Relu", net.x, name="start")
+    one = net.conv(start, "one")
+    gate = net.op("Sigmoid", one, name="gate")
+    end = net.conv(net.op("Mul", one, gate, name="silu"), "end")
+    net.done(end, net.op("Neg", gate, name="other"))
+    _, far, portable = lowered(net, inputs(), keep=["end"])
+    assert far < 3 * portable + 0.01
+
+
+def long_tailed(activation: str) -> Net:
+    """A network whose convolutions give some values far below zero, and none far above."""
+    net = Net()
+    x = net.op("Relu", net.x, name="start")
+    for name in ("one", "two"):
+        weights = -np.abs(net.random.normal(0, 0.1, (16, 16, 1, 1))).astype(np.float32)
+        bias = net.random.uniform(1, 4, 16).astype(np.float32)
+        x = ACTIVATIONS[activation](net, net.conv(x, name, weights=weights, bias=bias))
+    net.done(net.conv(x, "end"))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("activation", "better"),
+    # Without ranges of its own a Swish or Mish has what is next to nothing left out as well.
+    [("leaky", 0.85), ("silu", 1.05), ("mish", 1.05)],
+)
+def test_it_is_as_near_to_float_as_the_portable_graph(activation: str, better: float) -> None:
+    """With the ranges that a model keeps, and not with those that were merely seen."""
+    net = long_tailed(activation)
+    x = inputs(32)
+    x[0, :, 0, 0] = 60.0
+    proto, placement, seen = quantized(net.proto, x, keep=["end"])
+    statistics = {}
+    for name, values in run(net.proto, x, *seen).items():
+        accumulator = Accumulator()
+        accumulator.add(values)
+        statistics[name] = accumulator.result()
+    amax = {tensor.name: statistics[tensor.name].amax for tensor in placement.tensors}
+    kept = kept_ranges(net.proto, placement, Calibration(statistics, 8, "", ""), amax)
+    assert kept["one"][0] > 0.8 * seen["one"][0]
+    # What one odd pixel is worth is not what the others lose by it.
+    expected = run(net.proto, x)["end"][1:]
+    errors = {}
+    for name, ranges in (("kept", kept), ("seen", seen)):
+        made = plan(lower_quantized(lower_mish(proto)[0], ranges))
+        errors[name] = nrmse(run_plan(made, x)["end"][1:], expected)
+    portable = nrmse(run(proto, x)["end"][1:], expected)
+    assert errors["kept"] < 1.2 * portable
+    assert errors["kept"] < better * errors["seen"]
 
 
 # Biases

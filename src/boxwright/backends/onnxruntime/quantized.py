@@ -5,8 +5,16 @@ QuantizeLinear (``QLinearConv``), and likewise what follows it. The portable gra
 pair between a convolution and its activation, so it would run there in float32 and round
 on top: slower than without quantisation. Here pairs are added behind every quantised
 convolution and behind whatever ONNX Runtime can then compute in INT8 too. All are UINT8
-over the range that calibration saw (``boxwright.ranges``), which is finer than the
-symmetric range of the portable graph.
+over the range that the model keeps (``boxwright.ranges``), which is finer than the
+symmetric range of the portable graph: what calibration saw or, between a convolution and its
+activation, the part of it that matters behind the activation.
+
+What follows a convolution takes as long as the convolution itself in a small network, so
+what it is written as matters:
+
+- a LeakyRelu is a sum of two integers, and not a table (`IntegerWriter.leaky`);
+- a Swish is float between two pairs, and not a table and a product (`IntegerWriter.swish`);
+- what a concatenation joins has one scale, so that it copies (`_Lowering._share`).
 
 ONNX Runtime also makes the bias an INT32 in steps of the input's scale times the channel's
 weight scale. Where a channel's weights are next to nothing, or all zero, its bias is out of
@@ -17,14 +25,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
+from boxwright.backends.onnxruntime.integers import LEVELS, IntegerWriter, Scale
 from boxwright.backends.quantized import Pair, activation_pairs, count_reads, read_elsewhere
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -42,28 +50,12 @@ _COMPUTING = frozenset(
 )
 # They are dropped where the range of the QuantizeLinear behind them does their work.
 _CLIPPING = frozenset({"Relu", "Clip"})
-_LEVELS = 255
-# A smaller scale is none: float32 has few digits left there.
-_SMALLEST = 2.0**-100
+# ONNX's, where a LeakyRelu states none.
+_SLOPE = 0.01
 # The largest bias as an integer, a bit below INT32's end: sums go on top of it.
 _LARGEST_BIAS = 2.0**30
 # Of a channel whose weights are all zero: whatever it is, they are 0.
 _ZERO_CHANNEL = np.float32(2.0**-24)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """What a UINT8 value stands for: ``scale * (value - zero)``."""
-
-    scale: float
-    zero: int
-
-    @classmethod
-    def of(cls, low: float, high: float) -> _Scale:
-        low, high = min(low, 0.0), max(high, 0.0)
-        scale = float(np.float32((high - low) / _LEVELS))
-        step = scale if scale > _SMALLEST else 1.0
-        return cls(step, int(np.clip(round(-low / step), 0, _LEVELS)))
 
 
 def lower_quantized(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
@@ -82,7 +74,7 @@ def lower_quantized(proto: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
 class _Lowering:
     def __init__(self, proto: onnx.ModelProto, ranges: Ranges) -> None:
         self._proto, self._graph, self._ranges = proto, proto.graph, ranges
-        elsewhere = read_elsewhere(proto)
+        elsewhere = self._outside = read_elsewhere(proto)
         self._pairs = {
             pair.tensor: pair
             for pair in activation_pairs(proto)
@@ -98,11 +90,12 @@ class _Lowering:
         for node in self._nodes:
             for name in node.input:
                 self._readers.setdefault(self._behind.get(name, name), []).append(node)
-        self._scales: dict[str, _Scale] = {}
+        self._scales: dict[str, Scale] = {}
         self._makers = {name: node for node in self._nodes for name in node.output if name}
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
-        self._taken = {name for node in self._nodes for name in (*node.input, *node.output)}
-        self._taken.update(self._constants)
+        used = (name for node in self._nodes for name in (*node.input, *node.output))
+        self._writer = IntegerWriter(proto, (*used, *self._constants))
+        self._shared = self._share()
 
     def run(self) -> onnx.ModelProto:
         for name, pair in self._pairs.items():
@@ -142,18 +135,92 @@ class _Lowering:
                 return
             if made_by.input[0] in self._behind:
                 self._add(output)
+        elif node.op_type in ("Sigmoid", "Mul") and any(map(self._is_activated, data)):
+            if node.op_type == "Mul":  # the Sigmoid's is no tensor of its own
+                self._add(output)
         elif node.op_type in _COMPUTING and all(name in self._scales for name in data):
             self._add(output)
 
     def _add(self, name: str) -> None:
-        if name in self._ranges:
-            self._scales[name] = _Scale.of(*self._ranges[name])
+        if name in self._shared:
+            self._scales[name] = self._shared[name]
+        elif name in self._ranges:
+            self._scales[name] = Scale.of(*self._range_of(name))
 
-    def _scale_of(self, name: str, pair: Pair) -> _Scale:
+    def _range_of(self, name: str) -> tuple[float, float]:
+        """A tensor's range; behind a LeakyRelu no more of it than what is in front leaves."""
+        low, high = self._ranges[name]
+        node = self._makers.get(name)
+        if node is not None and node.op_type == "LeakyRelu" and _slope_of(node) > 0:
+            source = self._behind.get(node.input[0], node.input[0])
+            made_by = self._makers.get(source)
+            if source in self._ranges and made_by is not None and made_by.op_type == "Conv":
+                low = max(low, _slope_of(node) * min(self._ranges[source][0], 0.0))
+        return low, high
+
+    def _share(self) -> dict[str, Scale]:
+        """One scale for what a concatenation joins, so that integers pass as they are.
+
+        With a scale each, `QLinearConcat` looks every value up in a table and rounds it a second
+        time; with one it copies.
+        """
+        found: dict[str, Scale] = {}
+        for members in self._joined():
+            sources = [n for n in members if not self._is_moved(n)]
+            pairs = {self._pairs[name].scale for name in members if name in self._pairs}
+            known = sources and all(name in self._ranges for name in sources)
+            if len(pairs) > 1 or not known:
+                continue
+            most = 127 * min(pairs, default=math.inf)
+            low = max(min(self._range_of(name)[0] for name in sources), -most)
+            high = min(max(self._range_of(name)[1] for name in sources), most)
+            if all(self._keeps_clip(name, low, high) for name in sources):
+                found.update(dict.fromkeys(members, Scale.of(low, high)))
+        return found
+
+    def _joined(self) -> list[list[str]]:
+        """Tensors whose values get into one concatenation, or come out of it."""
+        sets: dict[str, list[str]] = {}
+        concatenated: set[str] = set()
+        for node in self._nodes:
+            if node.name.startswith("decode/") or not node.output:
+                continue
+            inputs = [self._behind.get(name, name) for name in node.input if name]
+            if node.op_type == "Concat":
+                concatenated.update(node.output)
+            elif node.op_type in _MOVING or self._is_nearest(node):
+                inputs = inputs[:1]
+            else:
+                continue
+            joined: list[str] = []
+            for name in (*inputs, *filter(None, node.output)):
+                members = sets.get(name, [name])
+                if members is not joined:
+                    joined.extend(members)
+                    sets.update(dict.fromkeys(members, joined))
+        unique = {id(members): members for members in sets.values()}
+        return [members for members in unique.values() if concatenated & set(members)]
+
+    def _is_moved(self, name: str) -> bool:
+        node = self._makers.get(name)
+        if node is None:
+            return False
+        return node.op_type == "Concat" or node.op_type in _MOVING or self._is_nearest(node)
+
+    def _keeps_clip(self, name: str, low: float, high: float) -> bool:
+        """Whether a range still does the work of the Relu or Clip that a tensor comes from."""
+        node = self._makers.get(name)
+        if node is None or node.op_type not in _CLIPPING:
+            return True
+        return low >= 0 and (node.op_type == "Relu" or high <= max(self._ranges[name][1], 0.0))
+
+    def _scale_of(self, name: str, pair: Pair) -> Scale:
         """For a tensor that has a pair: within its symmetric range."""
+        if name in self._shared:
+            return self._shared[name]
         most = 127 * pair.scale
-        low, high = self._ranges.get(name, (-most, most))
-        return _Scale.of(max(low, -most), min(high, most))
+        low, high = self._range_of(name) if name in self._ranges else (-most, most)
+        return Scale.of(max(low, -most), min(high, most))
 
     def _clipped_by(self, name: str) -> onnx.NodeProto | None:
         """The Relu or Clip that alone reads a tensor."""
@@ -161,16 +228,27 @@ class _Lowering:
         single = len(readers) == 1 and readers[0].op_type in _CLIPPING
         return readers[0] if single else None
 
+    def _is_activated(self, name: str) -> bool:
+        """Whether a tensor is in INT8 and read by a Swish alone, which is computed in float."""
+        return name in self._scales and self._is_swish(name)
+
+    def _is_swish(self, name: str) -> bool:
+        """Whether a tensor is read by a Swish alone."""
+        readers = {node.op_type: node for node in self._readers.get(name, ())}
+        if len(self._readers.get(name, ())) != 2 or set(readers) != {"Mul", "Sigmoid"}:
+            return False
+        gate = readers["Sigmoid"].output[0]
+        alone = len(self._readers.get(gate, ())) == 1 and gate not in self._outside
+        return alone and set(readers["Mul"].input) <= {name, gate}
+
     def _is_squashed(self, name: str) -> bool:
         """Whether a tensor is read by a Swish or (as `lower_mish` writes it) a Mish alone."""
         readers = {node.op_type: node for node in self._readers.get(name, ())}
-        if len(self._readers.get(name, ())) != 2 or "Mul" not in readers:
-            return False
-        if "Sigmoid" in readers:
-            return set(readers["Mul"].input) == {name, readers["Sigmoid"].output[0]}
-        return "Min" in readers and readers["Min"].name.endswith("/mish/min")
+        mish = len(self._readers.get(name, ())) == 2 and "Min" in readers
+        mish = mish and readers["Min"].name.endswith("/mish/min")
+        return (mish and "Mul" in readers) or self._is_swish(name)
 
-    def _squashed(self, name: str) -> _Scale:
+    def _squashed(self, name: str) -> Scale:
         """A scale that leaves out what the activation makes nothing of.
 
         Swish and Mish of x below 0 are smaller than ``|x| * exp(x)``: where that is half a
@@ -179,9 +257,9 @@ class _Lowering:
         """
         low, high = self._ranges[name]
         end = -2.0
-        while -end * math.exp(end) > (max(high, 0.0) - end) / (2 * _LEVELS):
+        while -end * math.exp(end) > (max(high, 0.0) - end) / (2 * LEVELS):
             end -= 0.25
-        return _Scale.of(max(low, end), high)
+        return Scale.of(max(low, end), high)
 
     def _is_useful(self, name: str, producer: onnx.NodeProto) -> bool:
         """Whether INT8 is computed with on one side of a tensor's pair at least."""
@@ -201,20 +279,46 @@ class _Lowering:
     def _write(self) -> None:
         """The nodes anew, a pair behind every tensor that has a scale."""
         del self._graph.node[:]
-        pairs: dict[str, str] = {}
+        # By tensor, the DequantizeLinear behind it.
+        pairs: dict[str, onnx.NodeProto] = {}
         for node in self._nodes:
             if node.op_type == "Conv":
                 self._fit_bias(node)
+            if self._write_activation(node, pairs):
+                continue
             for number, name in enumerate(node.input):
                 tensor = self._behind.get(name, name)
-                node.input[number] = pairs.get(tensor, tensor)
+                node.input[number] = pairs[tensor].output[0] if tensor in pairs else tensor
             self._graph.node.append(node)
-            for name in node.output:
-                if name in self._scales:
-                    scale = self._scales[name]
-                    scales = np.array(scale.scale, np.float32), np.array(scale.zero, np.uint8)
-                    pairs[name] = self._append_pair(name, f"{name}/uint8", *scales)
+            self._write_pairs(node, pairs)
         self._drop_unread()
+
+    def _write_pairs(self, node: onnx.NodeProto, pairs: dict[str, onnx.NodeProto]) -> None:
+        for name in node.output:
+            if name in self._scales:
+                result = self._writer.scaled_pair(name, self._scales[name])
+                pairs[name] = self._writer.node_of(result)
+
+    def _write_activation(self, node: onnx.NodeProto, pairs: dict[str, onnx.NodeProto]) -> bool:
+        """Write a LeakyRelu or Swish of integers, where a node is one or a part of one."""
+        if node.op_type not in ("LeakyRelu", "Sigmoid", "Mul"):
+            return False
+        data = [self._behind.get(name, name) for name in node.input]
+        name = node.output[0]
+        if node.op_type == "LeakyRelu":
+            source, slope = data[0], _slope_of(node)
+            wanted_in_float = name in self._outside or name not in self._scales
+            if source not in pairs or wanted_in_float or not 0 < slope < 1:
+                return False
+            scales = self._scales[source], self._scales[name]
+            result = self._writer.leaky(pairs[source], name, slope, *scales)
+            pairs[name] = self._writer.node_of(result)
+            return True
+        source = next((tensor for tensor in data if tensor in pairs and self._is_swish(tensor)), "")
+        if source and node.op_type == "Mul":
+            self._writer.swish(pairs[source].output[0], name)
+            self._write_pairs(node, pairs)
+        return bool(source)
 
     def _fit_bias(self, node: onnx.NodeProto) -> None:
         """Give a convolution the weight scales that its bias needs."""
@@ -234,32 +338,11 @@ class _Lowering:
         fitting = _scales_for_bias(weights, scales, bias, scale.scale)
         if not np.array_equal(fitting, scales):
             name = f"{node.output[0]}/weights"
-            node.input[1] = self._append_pair(pair.input[0], name, fitting, zeros, axis=0)
+            node.input[1] = self._writer.pair(pair.input[0], name, fitting, zeros, axis=0)
 
     def _array(self, name: str) -> NDArray[Any] | None:
         tensor = self._constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
-
-    def _append_pair(
-        self, tensor: str, name: str, scale: NDArray[Any], zero: NDArray[Any], **axis: Any
-    ) -> str:
-        """Q and DQ behind a tensor; returns the name of what comes out."""
-        parts = [self._unused(f"{name}{end}") for end in ("/scale", "/zero", "", "/float")]
-        for part, value in zip(parts[:2], (scale, zero), strict=True):
-            self._graph.initializer.append(numpy_helper.from_array(value, part))
-        chain = (("QuantizeLinear", tensor, parts[2]), ("DequantizeLinear", parts[2], parts[3]))
-        for operator, source, result in chain:
-            inputs = [source, *parts[:2]]
-            self._graph.node.append(
-                helper.make_node(operator, inputs, [result], name=result, **axis)
-            )
-        return parts[3]
-
-    def _unused(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
 
     def _drop_unread(self) -> None:
         """Weights' pairs that others stand for now; ONNX Runtime would keep their bytes."""
@@ -270,6 +353,10 @@ class _Lowering:
             if len(kept) < len(nodes):
                 del self._graph.node[:]
                 self._graph.node.extend(kept)
+
+
+def _slope_of(leaky: onnx.NodeProto) -> float:
+    return float(next((a.f for a in leaky.attribute if a.name == "alpha"), _SLOPE))
 
 
 def _scales_for_bias(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,45 @@ def test_a_quantised_model_is_not_quantised_again(run: Run, made: Path) -> None:
     again = run("quantize", "q.onnx", *arguments, "-o", "r.onnx")
     assert again.exit_code == 1
     assert "quantised already" in again.output
+
+
+def test_a_model_is_fine_tuned(run: Run, made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    given = ("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration")
+    short = ("--method", "minmax", "--finetune", "--finetune-steps", "2", "--device", "cpu")
+    done = run(*given, *short, "-o", tmp_path / "tuned.onnx")
+    assert done.exit_code == 0, done.output
+    assert "fine-tuned" in done.output
+    step = Model.load(tmp_path / "tuned.onnx").card.transforms[-1]
+    assert step.parameters["fine_tuning"]["steps"] == 2
+    assert list((tmp_path / "tuned.onnx.work").glob("finetuning-*.npz"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--finetune-steps", "5"), "needs --finetune"),
+        (("--finetune", "--finetune-steps", "0"), "0 is not in the range"),
+        (("--finetune", "--write-cache", "c.cache"), "also changes weights"),
+    ],
+)
+def test_what_does_not_go_with_fine_tuning(
+    run: Run, made: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    given = ("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration")
+    done = run(*given, *arguments, "-o", "q.onnx")
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_without_pytorch_fine_tuning_names_the_extra(
+    run: Run, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    given = ("quantize", made / "tiny-float.onnx", "--calibration", made / "calibration")
+    done = run(*given, "--finetune", "-o", "q.onnx")
+    assert done.exit_code == 1
+    assert "pip install 'boxwright[train]'" in done.output
 
 
 def test_heads_are_in_int8_where_asked_for(run: Run, made: Path) -> None:

@@ -98,6 +98,19 @@ _MOST_GROUPS = 10
     help="Try correcting biases, or do not.  [default: where the budget is missed without]",
 )
 @click.option(
+    "--finetune/--no-finetune",
+    "tune",
+    default=False,
+    help="Let the INT8 model learn to give the float model's raw heads again, on the images "
+    "calibrated on, without labels; takes minutes, and PyTorch (extra: train).",
+)
+@click.option(
+    "--finetune-steps",
+    "tune_steps",
+    type=click.IntRange(1, 100_000),
+    help="How many steps of that, of 4 images each.  [default: 200]",
+)
+@click.option(
     "--latency/--no-latency",
     default=False,
     help="Measure every precision on --target here, and hand INT8 out only if it is faster.",
@@ -176,8 +189,16 @@ def _check_places(output: Path, cache: Path | None) -> None:
 def _request(settings: Settings, options: dict[str, Any]) -> Request:
     from boxwright import datasets
     from boxwright.images import find_images
+    from boxwright.quantize.finetune.training import DEFAULT_STEPS
     from boxwright.quantize.job import Request
 
+    if options["tune_steps"] is not None and not options["tune"]:
+        raise click.UsageError("--finetune-steps needs --finetune")
+    if options["write_cache"] is not None and options["tune"]:
+        raise click.UsageError(
+            "a calibration cache holds scales, and fine-tuning also changes weights: leave "
+            "--write-cache or --finetune out"
+        )
     images, labels = options["images"], options["annotations"]
     if labels is not None and len(images) > 1:
         raise click.UsageError("with --annotations, give one --images: the folder of the images")
@@ -203,6 +224,8 @@ def _request(settings: Settings, options: dict[str, Any]) -> Request:
         latency=options["latency"],
         device=settings.device,
         seed=settings.seed,
+        tune=options["tune"],
+        tune_steps=options["tune_steps"] or DEFAULT_STEPS,
         probe=options["probe"],
         work=options["work"] or output.with_name(f"{output.name}.work"),
     )
@@ -329,6 +352,7 @@ def _summarise(outcome: Outcome) -> None:
             ("scales", f"{groups} for {len(placement.tensors)} tensors"),
             ("ranges", made["method"]),
             ("biases", "corrected" if "bias_correction" in made else None),
+            ("fine-tuned", _tuning(made.get("fine_tuning"))),
             ("calibrated on", f"{images} images" if images else "a calibration cache"),
         ]
     )
@@ -362,6 +386,15 @@ def _interval(found: Mapping[str, float] | None) -> str:
     if found is None:
         return ""
     return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def _tuning(told: Mapping[str, Any] | None) -> str | None:
+    if told is None:
+        return None
+    if not told["best_step"]:
+        return "no: it came no nearer to the float model"
+    before, after = told["error"]["before"], told["error"]["after"]
+    return f"{told['steps']} steps: error on images held back {before:.3f} to {after:.3f}"
 
 
 def _render_budget(found: BudgetResult) -> None:

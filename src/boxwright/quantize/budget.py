@@ -3,7 +3,9 @@
 1. Every layer but the heads' last convolutions is in INT8, with each way to choose ranges; the
    best is gone on with. One calibration serves them all. Where depthwise convolutions were
    seen to be faster in float (:mod:`.speed`), they are in float from here on.
-2. Biases are corrected, where asked for or where the budget is missed; kept if it helps.
+2. Biases are corrected, where asked for or where the budget is missed; kept if it helps. Then
+   the best is fine-tuned, where that is asked for; what follows goes on without that, for it
+   would be a training for every set of layers.
 3. Where the budget is still missed, all depthwise convolutions are put in float: as a rule it
    is they that lose most.
 4. Where that is not enough, the other layers are put in order by what they do to the heads
@@ -199,26 +201,38 @@ class _Search:
     @property
     def best(self) -> Candidate:
         """The one with the most layers in INT8 that meets the budget; else the least drop."""
-        met = [item for item in self._measured.candidates if item.ok]
+        return self._best_of(self._measured.candidates)
+
+    @property
+    def _untuned(self) -> Candidate:
+        """The best of those that were not fine-tuned."""
+        return self._best_of([c for c in self._measured.candidates if not c.variant.tuned])
+
+    def _best_of(self, candidates: Sequence[Candidate]) -> Candidate:
+        met = [item for item in candidates if item.ok]
         if met:
             return min(met, key=lambda item: (-item.int8_layers, item.drop))
-        whole = [item for item in self._measured.candidates if item.variant.keep == self._base]
+        whole = [item for item in candidates if item.variant.keep == self._base]
         return min(whole, key=lambda item: item.drop)
 
     def choose_ranges(self, variants: Sequence[Variant], bias: bool | None) -> None:
         """All layers in INT8 but for the heads': which ranges, and whether biases are corrected."""
         # Until layers have to be searched, this is all there is to do.
-        self._measured.expect(len(variants) + bool(bias) + self._trials_of_heads())
+        self._measured.expect(
+            len(variants) + bool(bias) + self._workshop.can_tune + self._trials_of_heads()
+        )
         for variant in variants:
             self._evaluate("ranges", replace(variant, keep=self._base))
         missed = self.best.ok is False and self.best.failed is None
         wanted = missed if bias is None else bias
         if wanted and self._workshop.can_correct and self._measured.room():
             self._evaluate("bias correction", replace(self.best.variant, bias=True))
+        if self._workshop.can_tune and self.best.failed is None and self._measured.room():
+            self._evaluate("fine-tuning", replace(self.best.variant, tuned=True))
 
     def choose_layers(self, variants: Sequence[Variant]) -> None:
         """As few layers in float as it takes."""
-        whole = self.best
+        whole = self._untuned
         found = self._with_depthwise_in_float(variants)
         enough = found is not None and bool(found.ok)
         if self._rank is None or (enough and not self._may_give_back):
@@ -245,7 +259,7 @@ class _Search:
         body = frozenset(self._workshop.layers) - self._heads
         if base == self._base or not body - base:
             return None
-        best = self.best.variant
+        best = self._untuned.variant
         ways = dict.fromkeys([best, *(replace(v, keep=self._base) for v in variants)])
         self._measured.expect(len(ways) + self._trials_of_heads())
         found: list[Candidate] = []
@@ -322,7 +336,7 @@ class _Search:
 
     def extend_to_heads(self, bias: bool | None) -> None:
         """The heads' convolutions in INT8 as well, as many as the budget allows."""
-        if not self._tries_heads or not self.best.ok:
+        if not self._tries_heads or not self.best.ok or self.best.variant.tuned:
             return
         start = self.best.variant
         self._measured.expect(self._trials_of_heads())

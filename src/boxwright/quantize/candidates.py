@@ -27,8 +27,8 @@ class Candidate:
     """A variant that was measured.
 
     Attributes:
-        step: ``ranges``, ``bias correction``, ``depthwise``, ``layers``, ``give back`` or
-            ``heads``.
+        step: ``ranges``, ``bias correction``, ``fine-tuning``, ``depthwise``, ``layers``,
+            ``give back`` or ``heads``.
         variant: What it was.
         int8_layers: How many layers compute in INT8.
         value: Points of the objective; minus infinity where it does not run.

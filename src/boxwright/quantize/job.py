@@ -17,6 +17,9 @@ from boxwright.progress import ProgressCallback, silent
 from boxwright.quantize.budget import ALL_METHODS, BudgetResult, Place, search
 from boxwright.quantize.calibration import Calibration, calibrate
 from boxwright.quantize.comparison import compare_precisions
+from boxwright.quantize.finetune.notes import tuning_notes, untouched_note
+from boxwright.quantize.finetune.training import DEFAULT_STEPS, Settings
+from boxwright.quantize.finetune.tune import Tuner
 from boxwright.quantize.latency import INT8, Choice, Latency
 from boxwright.quantize.legacy_ranges import ranges_from_cache
 from boxwright.quantize.measurements import Measurements
@@ -69,6 +72,8 @@ class Request:
         insist: With `latency`, hand INT8 out wherever it keeps to the budget on `target`.
         device: For `target`.
         seed: Of everything random.
+        tune: Fine-tune the best, and keep that where it helps.
+        tune_steps: How many steps of that.
         probe: Let the quantised model keep one of the images calibrated on, which backends
             try their plans on (:mod:`boxwright.probe`).
         work: Folder for what a later run can go on with; ``None`` keeps nothing.
@@ -90,6 +95,8 @@ class Request:
     insist: bool = False
     device: str = "auto"
     seed: int = 0
+    tune: bool = False
+    tune_steps: int = DEFAULT_STEPS
     probe: bool = True
     work: Path | None = None
 
@@ -175,6 +182,7 @@ class _Job:
     def run(self) -> Outcome:
         request = self.request
         self._check()
+        tuner = self._tuner()
         if request.work is not None:
             request.work.mkdir(parents=True, exist_ok=True)
         rules = request.rules or (Rules.of_target(request.target) if request.target else Rules())
@@ -187,13 +195,16 @@ class _Job:
             keep=request.keep,
             probe=request.probe,
             heads=request.heads and request.max_drop is not None,
+            tuner=tuner,
         )
         objective = self._objective()
         if objective is None:
             variant = self._variants()[0]
             made = workshop.make(
-                dataclasses.replace(variant, bias=bool(request.bias)), self.progress
+                dataclasses.replace(variant, bias=bool(request.bias), tuned=request.tune),
+                self.progress,
             )
+            self.notes.extend(untouched_note(made))
             return self._finish(made, calibration, None, None, workshop)
         self._note_overlap(objective)
         place = place_on_target(request, self.progress)
@@ -214,7 +225,16 @@ class _Job:
             leaning=None if self.look is None else self.look.leaning,
             progress=self.progress,
         )
+        self.notes.extend(tuning_notes(found))
         return self._finish(found.quantized, calibration, found, objective, workshop)
+
+    def _tuner(self) -> Tuner | None:
+        """What fine-tunes, if that is asked for; what it lacks is told before anything is done."""
+        request = self.request
+        if not request.tune:
+            return None
+        settings = Settings(request.tune_steps, seed=request.seed, device=request.device)
+        return Tuner(self.model, request.calibration, settings, request.work)
 
     def _look_at_speed(self, workshop: Workshop) -> None:
         """Whether a search can lead to anything faster than float, and where it begins."""
@@ -255,6 +275,8 @@ class _Job:
             )
         if request.bias and not request.calibration:
             raise InputError("correcting biases needs images: give --calibration too")
+        if request.tune and not request.calibration:
+            raise InputError("fine-tuning learns from images: give --calibration too")
         if request.max_drop is not None and not self._measured_images():
             raise InputError(
                 "a budget needs images to measure on: give --images, with --annotations or "

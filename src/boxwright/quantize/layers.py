@@ -74,7 +74,7 @@ def find_layers(view: View, rules: Rules, keep: Collection[str] = ()) -> tuple[L
     found = [_read(view, node) for node in view.graph.node if node.op_type in _CANDIDATES]
     _check_names(found, keep)
     why = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(keep, KEPT)
-    last = _last(view, found)
+    last = last_layers(view, found)
     first = next((layer.name for layer in found if layer.operator == "Conv"), None)
     return tuple(
         dataclasses.replace(
@@ -132,7 +132,7 @@ def _why_not(view: View, layer: Layer, rules: Rules, first: bool, last: bool) ->
     return None
 
 
-def _last(view: View, layers: Collection[Layer]) -> set[str]:
+def last_layers(view: View, layers: Collection[Layer]) -> set[str]:
     """Layers after which no other comes outside of the decoding: they make the raw heads."""
     inside = {layer.name for layer in layers if not layer.name.startswith("decode/")}
     # Tensors that a layer reads, or that come to one.

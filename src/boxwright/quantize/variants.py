@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxwright.errors import InputError
 from boxwright.files import sha256_file
 from boxwright.images import load_image
 from boxwright.parallel import map_images
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from boxwright.model import Model
     from boxwright.preprocess import Pixels
+    from boxwright.quantize.finetune.tune import Tuner
     from boxwright.quantize.ranges import Method
 
 
@@ -46,12 +48,14 @@ class Variant:
         percentile: Of the method ``percentile``.
         keep: Layers that stay in float, beside those that the rules keep.
         bias: Whether biases are corrected.
+        tuned: Whether it is fine-tuned on top of all this.
     """
 
     method: Method = "minmax"
     percentile: float = 99.99
     keep: frozenset[str] = frozenset()
     bias: bool = False
+    tuned: bool = False
 
     @property
     def ranges(self) -> str:
@@ -65,6 +69,7 @@ class Variant:
             **({"percentile": self.percentile} if self.method == "percentile" else {}),
             "keep": sorted(self.keep),
             "bias_correction": self.bias,
+            **({"fine_tuning": True} if self.tuned else {}),
         }
 
 
@@ -93,6 +98,7 @@ class Workshop:
         probe: Let every variant keep one of `images` to be tried on.
         heads: Let a variant quantise also what `rules` keep because it gives a head's output,
             unless the variant says otherwise.
+        tuner: Fine-tunes those variants that ask for it.
 
     Attributes:
         layers: Names of the layers that may be quantised, in the order of the graph.
@@ -113,6 +119,7 @@ class Workshop:
         keep: Collection[str] = (),
         probe: bool = True,
         heads: bool = False,
+        tuner: Tuner | None = None,
     ) -> None:
         self.model = model
         usual = rules or Rules()
@@ -128,6 +135,8 @@ class Workshop:
         )
         self._images = [Path(image) for image in images][:MOST_IMAGES]
         self._keeps_probe = probe
+        self._tuner = tuner
+        self._tuned: dict[Variant, Quantized] = {}
         self._corrections: dict[tuple[str, float], dict[str, NDArray[np.float32]]] = {}
         proto = prepare(model).proto
         found = place(proto, self.rules, self.keep).quantized
@@ -142,6 +151,11 @@ class Workshop:
     def can_correct(self) -> bool:
         """Whether there are images to correct biases on."""
         return bool(self._images)
+
+    @property
+    def can_tune(self) -> bool:
+        """Whether there is something that fine-tunes."""
+        return self._tuner is not None
 
     def key(self, variant: Variant) -> dict[str, Any]:
         """Everything that a variant's weights and scales depend on; JSON values.
@@ -158,6 +172,7 @@ class Workshop:
             "always_kept": sorted(self.keep),
             **variant.to_dict(),
             **({"bias_images": self._images_sha256} if variant.bias else {}),
+            **({"tuner": self._tuner.key} if variant.tuned and self._tuner is not None else {}),
         }
 
     def make(
@@ -179,14 +194,26 @@ class Workshop:
         reasons = {**dict.fromkeys(variant.keep, BUDGET), **(why or {})}
         kept = {name: reasons[name] for name in variant.keep}
         found = self._quantize(variant, {**kept, **dict.fromkeys(self.keep, KEPT)})
-        if not variant.bias:
-            return found
+        if variant.bias:
+            found = self._correct(variant, found, progress)
+        return self._tune(variant, found, progress) if variant.tuned else found
+
+    def _correct(self, variant: Variant, found: Quantized, progress: ProgressCallback) -> Quantized:
         key = (variant.method, variant.percentile)
         if key not in self._corrections:
             whole = self._quantize(variant, self.keep)
             pixels = prepared(self.model, self._images)
             self._corrections[key] = bias_corrections(self.model, whole, pixels, progress=progress)
         return corrected(found, self._corrections[key], len(self._images))
+
+    def _tune(self, variant: Variant, untuned: Quantized, progress: ProgressCallback) -> Quantized:
+        """Once for each variant: it takes minutes."""
+        if self._tuner is None:
+            raise InputError("a variant is to be fine-tuned, and there is nothing that does it")
+        if variant not in self._tuned:
+            self._tuned[variant] = self._tuner.tune(untuned, progress)
+        # Why layers stay in float may be told otherwise than when it was made.
+        return replace(self._tuned[variant], placement=untuned.placement)
 
     @cached_property
     def _images_sha256(self) -> str:

@@ -134,7 +134,7 @@ def _candidates(budget: Json) -> list[Html]:
 
 
 def _same(item: Json, chosen: Json) -> bool:
-    names = ("method", "percentile", "keep", "bias_correction")
+    names = ("method", "percentile", "keep", "bias_correction", "fine_tuning")
     return bool(chosen) and all(item.get(name) == chosen.get(name) for name in names)
 
 

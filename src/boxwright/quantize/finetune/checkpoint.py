@@ -1,0 +1,122 @@
+"""How far training got, as a file: numbers and text in an ``.npz``, written as a whole.
+
+What it belongs to is told by a key, so that a file of another model, of other images or of
+other settings is never gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxwright.errors import InputError
+from boxwright.evaluate.npz import read_npz, write_npz
+from boxwright.files import human_size, open_regular
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+_log = logging.getLogger("boxwright")
+
+FORMAT = 1
+_HEADER = "boxwright_finetuning"
+_VECTORS = ("distances", "first", "second", "best")
+# Four numbers for each parameter: half a thousand million of them.
+_MAX_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after some steps.
+
+    Attributes:
+        key: Tells what is trained, on what and how.
+        step: Steps done.
+        errors: Judged so far: steps done, and the error then.
+        distances: Of all parameters from where they began, one behind the other.
+        first: Adam's mean of their gradients.
+        second: Adam's mean of the squares of these.
+        best: The distances that were judged best.
+    """
+
+    key: str
+    step: int
+    errors: tuple[tuple[int, float], ...]
+    distances: Floats
+    first: Floats
+    second: Floats
+    best: Floats
+
+    def save(self, path: Path) -> None:
+        """Write it in place of what was there.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        header = {"format": FORMAT, "key": self.key, "step": self.step, "errors": self.errors}
+        text = json.dumps(header, sort_keys=True).encode()
+        arrays: dict[str, NDArray[Any]] = {_HEADER: np.frombuffer(text, np.uint8)}
+        arrays.update((name, getattr(self, name)) for name in _VECTORS)
+        write_npz(path, arrays)
+
+
+def load_checkpoint(path: Path, key: str, size: int) -> Checkpoint | None:
+    """What a file holds of this training.
+
+    Args:
+        path: The file; it need not be there.
+        key: What the checkpoint must belong to.
+        size: How many numbers are trained.
+
+    Returns:
+        ``None`` where nothing is there, or something of another training, or it is damaged;
+        then training starts again, and the log says why.
+
+    Raises:
+        InputError: The file is not one of ours, so it will not be replaced.
+    """
+    if not path.exists():
+        return None
+    if not _is_ours(path):
+        raise InputError(
+            f"{path} is to keep a training ({human_size(path.stat().st_size)} of something else "
+            "are there): name another folder with --work, or delete it"
+        )
+    try:
+        arrays = read_npz(path, _MAX_BYTES)
+        header = json.loads(arrays[_HEADER].tobytes())
+        if header["format"] != FORMAT or header["key"] != key:
+            _log.info("%s is of another training; it starts again", path)
+            return None
+        vectors = {name: _vector(arrays[name], size) for name in _VECTORS}
+        errors = tuple((int(step), float(error)) for step, error in header["errors"])
+        step = int(header["step"])
+        if not errors or not 0 <= errors[-1][0] <= step:
+            raise ValueError("it does not say how far it got")
+        return Checkpoint(key, step, errors, **vectors)
+    except (InputError, KeyError, ValueError, TypeError, RecursionError) as error:
+        _log.warning("%s is damaged (%s); training starts again", path, error)
+        return None
+
+
+def _vector(values: NDArray[Any], size: int) -> Floats:
+    if values.dtype != np.float32 or values.shape != (size,) or not np.isfinite(values).all():
+        raise ValueError(f"{size} finite numbers were expected, got shape {list(values.shape)}")
+    return values
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with open_regular(path) as stream:
+            start = stream.read(64)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    # A zip file starts with its first member's header: 30 bytes, then the name.
+    return start.startswith(b"PK\x03\x04") and start[30:].startswith(_HEADER.encode())

@@ -36,6 +36,8 @@ _INDIFFERENT = {
     *("boxwright.graph.legalise.operators", "boxwright.graph.legalise.quantisation"),
     *("boxwright.graph.legalise.resize_pad", "boxwright.graph.legalise.shapes"),
     "boxwright.graph.legalise.structure",
+    # What is fine-tuned has the tuner's own key in its.
+    "boxwright.quantize.finetune.tune",
     # Where boxes go in the original image.
     "boxwright.boxes",
 }

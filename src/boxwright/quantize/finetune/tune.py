@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxwright._version import __version__
 from boxwright.backends.quantized import without_pairs
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.evaluate.heads import with_head_outputs
@@ -29,7 +28,9 @@ from boxwright.quantize.finetune.parameters import parameters_of
 from boxwright.quantize.finetune.training import Settings, Trained, Trainer
 from boxwright.quantize.insert import LEVELS, weight_scales
 from boxwright.quantize.layers import last_layers
+from boxwright.quantize.preactivation import kept_ranges
 from boxwright.quantize.quantizer import Quantized, prepare
+from boxwright.quantize.revision import revision_of
 from boxwright.ranges import with_ranges
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 PARAMETERS = "fine_tuning"
 """Where the card's transform keeps what was done."""
 
+# What the result follows from, beside what the quantised model does.
+_DECISIVE = (
+    *(f"boxwright.quantize.finetune.{name}" for name in (
+        "images", "loss", "network", "parameters", "training", "tune"
+    )),
+    "boxwright.graph.torch_operators",
+)  # fmt: skip
 _SPREAD_IMAGES = 4
 # What two ways to add up in float32 differ by, over a hundred layers: 1e-6 to 1e-5 measured.
 _MOST_APART = 1e-3
@@ -92,7 +100,7 @@ class Tuner:
             **settings,
             "device": str(_device(self.settings.device)),
             "images_sha256": digest,
-            "boxwright": __version__,
+            "revision": revision_of(_DECISIVE),
             "torch": str(torch.__version__),
         }
 
@@ -157,7 +165,8 @@ class Tuner:
             # Ranges where the graph has no pair are those of the network as it is now.
             plain = Model(without_pairs(model.proto), model.card)
             seen = calibrate(plain, self.images, progress=progress)
-            with_ranges(model.proto, {name: seen.range(name) for name in seen.statistics})
+            kept = kept_ranges(prepare(plain).proto, quantized.placement, seen, amax)
+            with_ranges(model.proto, kept)
         last = model.card.transforms[-1]
         torch = import_torch()
         step = dataclasses.replace(

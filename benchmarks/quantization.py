@@ -4,7 +4,8 @@ python benchmarks/quantization.py MODEL [MODEL ...] --backend onnxruntime
     --calibration FOLDER [FOLDER ...] --images FOLDER --annotations FILE
     [--batch 1,8] [--variants int8,fp32,static,...] [--rounds N] [--output FILE]
 
-A MODEL is Darknet weights, or a model that Boxwright imported. It is calibrated on the
+A MODEL is Darknet weights, a model that Boxwright imported, or another ONNX file, whose class
+names are taken from a file of the same name that ends in ``.names``. It is calibrated on the
 images of the folders of ``--calibration``, which must not be those it is evaluated on.
 
 Variants: ``fp32``, ``fp16`` (where the backend has it), ``int8`` (quantised as
@@ -77,10 +78,12 @@ class Subject:
 
 
 def open_model(path: Path) -> Model:
+    # Class names beside a foreign file, for its own are numbers often.
+    names = path.with_suffix(".names")
     if path.suffix == ".onnx":
         with contextlib.suppress(boxwright.BoxwrightError):
             return Model.load(path)
-    return boxwright.import_model(path)
+    return boxwright.import_model(path, names=names if names.is_file() else None)
 
 
 def static(model: Model, files: list[Path], scratch: Path) -> Model:
@@ -257,6 +260,9 @@ def speeds(subjects: list[Subject], model: Model, files: list[Path], given: Any)
 
 def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
     model = open_model(path)
+    fixed = model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    if fixed:  # it takes no other number of images
+        given = argparse.Namespace(**{**vars(given), "batches": [fixed]})
     files = [file for folder in given.calibration for file in find_images(folder)]
     evaluated = find_images(given.images)
     if {sha256_file(f) for f in files} & {sha256_file(f) for f in evaluated}:

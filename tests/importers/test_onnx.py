@@ -141,6 +141,25 @@ def test_a_batch_that_cannot_be_freed_stays(
     assert "differs by" in model.card.transforms[0].effect["batch"]
 
 
+def test_a_processor_that_adds_in_another_order_frees_the_batch_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is imported is the same everywhere: YOLOX-nano differs by 1.8e-5 on 64 cores."""
+    from boxwright.importers import running
+
+    run = running.run
+
+    def noisy(proto: onnx.ModelProto, feed: Any, outputs: Any) -> dict[str, Any]:
+        found = run(proto, feed, outputs)
+        many = len(next(iter(feed.values()))) > 1
+        return {name: values * (1 + 5e-5 * many) for name, values in found.items()}
+
+    path = yolov8().save(tmp_path / "some.onnx")
+    monkeypatch.setattr(running, "run", noisy)
+    model = import_model(path)
+    assert model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
 def test_a_verification_finds_a_model_of_another_file(tmp_path: Path) -> None:
     path = yolov8().save(tmp_path / "one.onnx")
     other = yolov8(seed=1).save(tmp_path / "other.onnx")

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("boxwright")
 # What two runs of one network may differ by when its batch is another: sums over channels
-# are cut up otherwise. Relative to each output's largest value.
-_SAME = 1e-5
+# are cut up otherwise. Relative to each output's largest value. YOLOX-nano differs by 1.8e-5 on
+# 64 cores of a Xeon and by less elsewhere; images that get mixed up are different pictures.
+_SAME = 1e-3
 
 
 @dataclass

@@ -399,6 +399,19 @@ def test_what_does_not_fit_together_is_refused(
         quantize_model(model, request_of(images))
 
 
+@pytest.mark.parametrize("changes", [{"method": "minmax"}, {"max_drop": 1.0, "target": "openvino"}])
+def test_a_model_without_a_layer_for_int8_is_refused_before_it_is_calibrated(
+    model: Model, images: list[Path], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came out was the float model, to be built with `--precision int8`."""
+    monkeypatch.setattr(job, "calibrate", _never)
+    # The heads of a model are not enough: all that is tried begins with them in float.
+    names = [f"node/conv_{number}" for number in (3, 7, 10, 13)]
+    request = Request(calibration=images, rules=_RULES, keep=names, **changes)
+    with pytest.raises(InputError, match="no layer that may be quantised under these rules"):
+        quantize_model(model, dataclasses.replace(request, latency=request.target is not None))
+
+
 def test_latency_on_a_backend_that_is_not_there_is_refused(
     model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,10 +426,13 @@ def test_latency_on_a_backend_that_is_not_there_is_refused(
 
 
 def test_a_classifier_is_quantised_without_measuring(images: list[Path]) -> None:
-    outcome = quantize_model(make_classifier(), Request(calibration=images, rules=_RULES))
+    # Its one convolution counts as a head.
+    rules = dataclasses.replace(_RULES, heads=True)
+    outcome = quantize_model(make_classifier(), Request(calibration=images, rules=rules))
     assert outcome.budget is None
+    assert outcome.model.quantized
     with pytest.raises(InputError, match="a budget is about detections"):
-        quantize_model(make_classifier(), Request(calibration=images, rules=_RULES, max_drop=1))
+        quantize_model(make_classifier(), Request(calibration=images, rules=rules, max_drop=1))
 
 
 def test_ranges_of_a_cache_give_the_same_model(

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from boxwright.errors import InputError
 from boxwright.progress import ProgressCallback, silent
 from boxwright.quantize.candidates import ALL_METHODS, BudgetResult, Candidate, Leaning, Place
-from boxwright.quantize.layers import HEAD
+from boxwright.quantize.layers import HEAD, refuse_none
 from boxwright.quantize.measurements import Measurements
 from boxwright.quantize.measuring import Measured
 from boxwright.quantize.objective import HeadReference
@@ -149,11 +149,7 @@ def _check(
         )
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise InputError(f"max_drop must be 0 to 100 points, got {max_drop}")
-    if not set(workshop.layers) - set(workshop.heads):
-        raise InputError(
-            "the model has no layer that may be quantised under these rules; "
-            "`boxwright quantize --list` says why, layer by layer"
-        )
+    refuse_none(set(workshop.layers) - set(workshop.heads))
 
 
 _Rank = Callable[[Variant, Sequence[str], int], tuple[LayerGroup, ...]]

@@ -21,6 +21,7 @@ from boxwright.quantize.finetune.notes import tuning_notes, untouched_note
 from boxwright.quantize.finetune.training import DEFAULT_STEPS, Settings
 from boxwright.quantize.finetune.tune import Tuner
 from boxwright.quantize.latency import INT8, Choice, Latency
+from boxwright.quantize.layers import refuse_none
 from boxwright.quantize.legacy_ranges import ranges_from_cache
 from boxwright.quantize.measurements import Measurements
 from boxwright.quantize.objective import (
@@ -30,7 +31,7 @@ from boxwright.quantize.objective import (
     Objective,
 )
 from boxwright.quantize.on_target import place_on
-from boxwright.quantize.placement import place
+from boxwright.quantize.placement import Placement, place
 from boxwright.quantize.quantizer import TRANSFORM, Quantized, prepare
 from boxwright.quantize.ranges import Method
 from boxwright.quantize.rules import Rules
@@ -186,7 +187,7 @@ class _Job:
         if request.work is not None:
             request.work.mkdir(parents=True, exist_ok=True)
         rules = request.rules or (Rules.of_target(request.target) if request.target else Rules())
-        calibration = self._calibration(rules)
+        calibration = self._calibration(self._placement(rules))
         workshop = Workshop(
             self.model,
             calibration,
@@ -300,10 +301,15 @@ class _Job:
             return [image.path for image in self.request.dataset.images]
         return self.request.images or self.request.calibration
 
-    def _calibration(self, rules: Rules) -> Calibration:
+    def _placement(self, rules: Rules) -> Placement:
+        """What there is to quantise at least; that it is nothing is told before work begins."""
+        found = place(prepare(self.model).proto, rules, self.request.keep)
+        refuse_none(found.quantized)
+        return found
+
+    def _calibration(self, placement: Placement) -> Calibration:
         request = self.request
         if request.from_cache is not None:
-            placement = place(prepare(self.model).proto, rules, request.keep)
             wanted = [tensor.name for tensor in placement.tensors]
             return ranges_from_cache(self.model, request.from_cache, wanted)
         cache = None if request.work is None else request.work / "calibration.npz"

@@ -86,6 +86,22 @@ def find_layers(view: View, rules: Rules, keep: Collection[str] = ()) -> tuple[L
     )
 
 
+def refuse_none(layers: Collection[object]) -> None:
+    """Refuse a model that has nothing to quantise.
+
+    Args:
+        layers: Those that may be quantised.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not layers:
+        raise InputError(
+            "the model has no layer that may be quantised under these rules; "
+            "`boxwright quantize --list` says why, layer by layer"
+        )
+
+
 def _check_names(layers: Collection[Layer], keep: Collection[str]) -> None:
     known = {layer.name for layer in layers}
     unknown = sorted(set(keep) - known)

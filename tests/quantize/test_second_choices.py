@@ -90,6 +90,24 @@ def test_the_next_best_is_tried_on_the_target(
     assert effect["budget"]["chosen"]["method"] == budget.chosen.variant.method
 
 
+def test_the_next_best_says_why_its_layers_are_in_float(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, _ = run(
+        *(folder, monkeypatch, [_BUDGET + 1, _BUDGET + 1, _BUDGET - 1]),
+        # Of four candidates at least two have the heads in float.
+        heads=True,
+    )
+    assert outcome.quantized is not None
+    assert outcome.budget is not None
+    assert outcome.budget.chosen is not None
+    assert outcome.budget.chosen.variant.keep == {"node/conv_19"}
+    (reason,) = filter(None, (layer.reason for layer in outcome.quantized.placement.layers))
+    assert reason == "gives a head's output", "no budget asked for that"
+    (effect,) = [t.effect for t in outcome.model.card.transforms if t.name == "quantize"]
+    assert effect["kept_in_float"] == {reason: 1}
+
+
 def test_what_does_not_build_has_others_tried_too(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

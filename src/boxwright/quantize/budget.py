@@ -128,15 +128,17 @@ def search(
             work.choose_layers(variants)
         work.extend_to_heads(bias)
     chosen = None if work.best.ok is False else work.best
+    why = work.reasons()
     return BudgetResult(
         objective.name if place is None else f"{objective.name}, run by {place.name}",
         measured.float_value,
         max_drop,
         chosen,
-        None if chosen is None else workshop.make(chosen.variant, progress, work.reasons()),
+        None if chosen is None else workshop.make(chosen.variant, progress, why),
         tuple(measured.candidates),
         tuple(work.groups),
         work.reason(max_drop, place),
+        why,
     )
 
 
@@ -373,9 +375,9 @@ class _Search:
         return self._measured.evaluate(step, variant)
 
     def reasons(self) -> dict[str, str]:
-        """Why layers of the best candidate stay in float."""
+        """Why layers stay in float where a candidate keeps them there."""
         found = {}
-        for name in self.best.variant.keep:
+        for name in self._workshop.layers:
             if name in self._heads and name not in self._needed:
                 found[name] = HEAD if self._tries_heads else HEAD_NOT_FASTER
             elif name in self._depthwise and not self._may_give_back:

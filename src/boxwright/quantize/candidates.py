@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from boxwright.quantize.variants import Variant
@@ -109,6 +109,7 @@ class BudgetResult:
         sensitivity: The groups of layers in the graph's order; empty where it was not
             needed.
         reason: How it ended, in a sentence.
+        why: Why layers stay in float where a candidate keeps them there.
     """
 
     objective: str
@@ -119,6 +120,7 @@ class BudgetResult:
     candidates: tuple[Candidate, ...]
     sensitivity: tuple[LayerGroup, ...]
     reason: str
+    why: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:

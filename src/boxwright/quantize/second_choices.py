@@ -50,7 +50,7 @@ def settle(
         return found, first, notes
     for candidate in _others(found):
         notes.append(f"{_told(chosen)}: {choice.reason}")
-        made = workshop.make(candidate.variant, progress)
+        made = workshop.make(candidate.variant, progress, found.why)
         reason = f"{found.reason}; settled on {_told(candidate)}, which the target computes better"
         result = replace(found, chosen=candidate, quantized=made, reason=reason)
         latency, choice = compare(made, result)
@@ -69,7 +69,8 @@ def _others(found: BudgetResult) -> list[Candidate]:
 def _told(candidate: Candidate) -> str:
     variant = candidate.variant
     biases = ", biases corrected" if variant.bias else ""
+    tuned = ", fine-tuned" if variant.tuned else ""
     layers = f", {len(variant.keep)} layers in float" if variant.keep else ""
     return (
-        f"{variant.ranges} ranges{biases}{layers} ({candidate.drop:.2f} points lost by its graph)"
+        f"{variant.ranges} ranges{biases}{tuned}{layers} ({candidate.drop:.2f} points lost by its graph)"
     )

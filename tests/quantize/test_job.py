@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from boxwright import backends, datasets
 from boxwright.backends.base import Runner
@@ -428,11 +430,32 @@ def test_latency_on_a_backend_that_is_not_there_is_refused(
 def test_a_classifier_is_quantised_without_measuring(images: list[Path]) -> None:
     # Its one convolution counts as a head.
     rules = dataclasses.replace(_RULES, heads=True)
-    outcome = quantize_model(make_classifier(), Request(calibration=images, rules=rules))
+    classifier = _classifier_with_a_convolution()
+    outcome = quantize_model(classifier, Request(calibration=images, rules=rules))
     assert outcome.budget is None
     assert outcome.model.quantized
     with pytest.raises(InputError, match="a budget is about detections"):
-        quantize_model(make_classifier(), Request(calibration=images, rules=rules, max_drop=1))
+        quantize_model(classifier, Request(calibration=images, rules=rules, max_drop=1))
+
+
+def _classifier_with_a_convolution() -> Model:
+    """It gives each channel of the means as it is."""
+    made = make_classifier()
+    graph = made.proto.graph
+    cast, mean, *rest = graph.node
+    weights = np.eye(3, dtype=np.float32)[:, :, None, None]
+    graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    mean.output[0], rest[0].input[0], rest[1].input[0] = "plain", "means", "means"
+    axes = numpy_helper.from_array(np.array([2, 3], np.int64), "axes")
+    graph.initializer.append(axes)
+    added = [
+        helper.make_node("Unsqueeze", ["plain", "axes"], ["image"]),
+        helper.make_node("Conv", ["image", "weights"], ["convolved"], name="conv"),
+        helper.make_node("Squeeze", ["convolved", "axes"], ["means"]),
+    ]
+    del graph.node[:]
+    graph.node.extend([cast, mean, *added, *rest])
+    return made
 
 
 def test_ranges_of_a_cache_give_the_same_model(

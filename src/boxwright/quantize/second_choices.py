@@ -71,4 +71,5 @@ def _told(candidate: Candidate) -> str:
     biases = ", biases corrected" if variant.bias else ""
     tuned = ", fine-tuned" if variant.tuned else ""
     layers = f", {len(variant.keep)} layers in float" if variant.keep else ""
-    return f"{variant.ranges} ranges{biases}{tuned}{layers} ({candidate.drop:.2f} points lost by its graph)"
+    lost = f"{candidate.drop:.2f} points lost by its graph"
+    return f"{variant.ranges} ranges{biases}{tuned}{layers} ({lost})"

@@ -213,7 +213,7 @@ class Workshop:
         if variant not in self._tuned:
             self._tuned[variant] = self._tuner.tune(untuned, progress)
         # Why layers stay in float may be told otherwise than when it was made.
-        return replace(self._tuned[variant], placement=untuned.placement)
+        return _told_as(self._tuned[variant], untuned)
 
     @cached_property
     def _images_sha256(self) -> str:
@@ -236,6 +236,15 @@ class Workshop:
             keep=keep,
             probe=self._probe,
         )
+
+
+def _told_as(tuned: Quantized, untuned: Quantized) -> Quantized:
+    """The tuned model with the other's reasons why layers stay in float, on its card too."""
+    *before, last = tuned.model.card.transforms
+    told = untuned.model.card.transforms[-1].effect["kept_in_float"]
+    step = replace(last, effect={**last.effect, "kept_in_float": told})
+    card = replace(tuned.model.card, transforms=(*before, step))
+    return replace(tuned, model=tuned.model.with_card(card), placement=untuned.placement)
 
 
 def prepared(model: Model, paths: Sequence[Path]) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from boxwright.quantize.job import Request, quantize_model
 from boxwright.quantize.objective import HeadReference
 from boxwright.quantize.quantizer import Quantized, quantize
 from boxwright.quantize.rules import Rules
-from boxwright.quantize.variants import prepared
+from boxwright.quantize.variants import Variant, Workshop, prepared
 from boxwright.ranges import ranges_of
 from tests.models import make_model
 from tests.quantize.test_calibration import write_images
@@ -378,6 +378,28 @@ class TestInASearch:
         assert again.budget is not None
         assert [item.seconds for item in again.budget.candidates] == [0.0, 0.0]
         assert again.model.proto.SerializeToString() == found.model.proto.SerializeToString()
+
+    def test_what_it_says_of_layers_in_float_is_the_same_in_the_table_and_on_the_card(
+        self, model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Copying:
+            key: ClassVar[dict[str, Any]] = {}
+
+            def tune(self, quantized: Quantized, progress: object) -> Quantized:
+                return quantized
+
+        calibration = calibrate(model, images)
+        workshop = Workshop(
+            *(model, calibration),
+            rules=RULES,
+            tuner=Copying(),  # type: ignore[arg-type]
+        )
+        name = workshop.layers[-1]
+        variant = Variant(keep=frozenset({name}), tuned=True)
+        workshop.make(variant)
+        found = workshop.make(variant, why={name: "a reason"})
+        assert [layer.reason for layer in found.placement.layers if layer.reason] == ["a reason"]
+        assert found.model.card.transforms[-1].effect["kept_in_float"] == {"a reason": 1}
 
     def test_where_it_does_not_help_the_reason_is_told(
         self, model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch

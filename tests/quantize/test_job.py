@@ -147,6 +147,7 @@ def test_a_strange_card_does_not_break_the_report(model: Model) -> None:
     odd: list[dict[str, Any]] = [
         {"budget": [1], "choice": "x", "notes": 3, "layers": 2},
         {"budget": {"candidates": [{"drop": "much"}], "sensitivity": [{"sqnr_db": "<b>"}, 3]}},
+        {"budget": {"candidates": [{"ok": ["<b>"]}]}},
         {"choice": {"tried": [{"median_ms": True}, "x"], "reason": "<script>"}},
         {"budget": {"candidates": [{"failed": "<b>", "value": None, "drop": None, "ok": False}]}},
     ]

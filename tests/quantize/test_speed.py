@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def test_what_follows_from_times(
     found = seen(fp32=10, **times)
     assert found.hopeless == hopeless
     assert found.leaning == Leaning(heads, depthwise)  # type: ignore[arg-type]
-    assert ("so no layers were searched" in found.reason) == hopeless
+    assert ("was not shown to be faster" in found.reason) == hopeless
+    if hopeless:
+        assert "no layers were searched" in found.choice(None).reason
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["against"] == "fp32"
 
 
@@ -150,6 +153,9 @@ def test_what_would_be_faster_and_loses_too_much_is_told() -> None:
         "0.5 are allowed"
     ]
     assert seen(fp32=10, int8=12).lossy(budget) == []
+    # What does not run loses no number of points.
+    refused = dataclasses.replace(tried[0], drop=math.inf, value=-math.inf, failed="no kernel")
+    assert found.lossy(dataclasses.replace(budget, candidates=(refused,))) == []
 
 
 def test_a_runtime_is_looked_at(model: Model, images: list[Path]) -> None:
@@ -211,7 +217,7 @@ def test_nothing_is_searched_where_int8_is_slower(
     assert outcome.precision == "fp32"
     assert outcome.quantized is None
     assert outcome.choice is not None
-    assert "INT8 is not faster, so no layers were searched" in outcome.choice.reason
+    assert "no layers were searched" in outcome.choice.reason
     assert {row["precision"] for row in outcome.choice.tried} >= {"fp32", "int8"}
     assert any("build it with --precision fp32" in note for note in outcome.notes)
     outcome.model.save(tmp_path / "float.onnx")
@@ -245,6 +251,8 @@ def test_int8_by_name_is_searched_all_the_same(
     _int8_wins(monkeypatch, "fp32")
     outcome = quantize_model(model, request_of(images, others, insist=True))
     assert outcome.budget is not None
+    assert outcome.look is not None
+    assert "no layers were searched" not in outcome.look.reason
     assert outcome.precision == "int8"
 
 

@@ -99,7 +99,7 @@ def test_int8_that_cannot_be_faster_is_not_searched_for(
     monkeypatch.setattr("boxwright.quantize.job.search", None)
     result = ship(settings_of(material, tmp_path))
     assert result.summary["precision"] == "fp32"
-    assert "INT8 is not faster, so no layers were searched" in result.summary["precision_reason"]
+    assert "no layers were searched" in result.summary["precision_reason"]
     assert {row["precision"] for row in result.summary["precisions_tried"]} >= {"fp32", "int8"}
     html = (tmp_path / "report.html").read_text()
     assert "Whether INT8 can be faster" in html

@@ -408,8 +408,9 @@ class _Search:
             )
         tried = "no mixture of INT8 and float layers" if self.groups else "INT8"
         return (
-            f"{tried} that was tried keeps within {max_drop:g} points; all in INT8, the "
-            f"best loses {best.drop:.2f}{ended}. Calibrate on more images, or allow more"
+            f"{tried} that was tried keeps within {max_drop:g} points; with {best.int8_layers} of "
+            f"{layers} layers in INT8, the best loses {best.drop:.2f}{ended}. Calibrate on more "
+            "images, or allow more"
         )
 
 

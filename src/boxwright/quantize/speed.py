@@ -101,16 +101,17 @@ class Look:
         )
         if not self.hopeless:
             return f"of the forms of INT8 tried for speed, {shown}"
-        return (
-            f"INT8 is not faster, so no layers were searched: the best of {len(self.forms)} "
-            f"forms, {shown}"
-        )
+        return f"INT8 was not shown to be faster: the best of {len(self.forms)} forms, {shown}"
 
     def lossy(self, budget: BudgetResult) -> list[str]:
         """Forms that are faster than float and that the budget does not allow, in sentences."""
         told = []
         for form in self.forms:
-            drops = [c.drop for c in budget.candidates if c.variant.keep == form.keep]
+            drops = [
+                item.drop
+                for item in budget.candidates
+                if item.variant.keep == form.keep and item.failed is None
+            ]
             if form.ratio is None or form.ratio.low <= 1.0 or not drops or budget.max_drop is None:
                 continue
             if min(drops) > budget.max_drop:
@@ -135,7 +136,7 @@ class Look:
             *(row for row in found.tried if row["precision"] in plain),
             *({**row, "within_budget": None} for row in forms.values()),
         ]
-        return Choice(found.precision, self.reason, rows)
+        return Choice(found.precision, f"{self.reason}; no layers were searched", rows)
 
     def _is_float(self, name: str) -> bool:
         return name not in {form.name for form in self.forms}

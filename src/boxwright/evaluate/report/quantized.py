@@ -112,9 +112,7 @@ def _candidates(budget: Json) -> list[Html]:
             len(listing(item.get("keep"))),
             _or_dash(item.get("value"), ".2f"),
             _or_dash(item.get("drop"), "+.2f"),
-            str(
-                item.get("failed") or {True: "met", False: "missed"}.get(item.get("ok"), "")  # type: ignore[arg-type]
-            ),
+            str(item.get("failed") or _verdict(item.get("ok"))),
             "chosen" if _same(item, chosen) else "",
         )
         for item in found
@@ -131,6 +129,10 @@ def _candidates(budget: Json) -> list[Html]:
             numbers=("in float", "points", "lost"),
         ),
     ]
+
+
+def _verdict(ok: object) -> str:
+    return {True: "met", False: "missed"}[ok] if isinstance(ok, bool) else ""
 
 
 def _same(item: Json, chosen: Json) -> bool:

@@ -474,6 +474,19 @@ def test_ranges_of_a_cache_give_the_same_model(
         assert again.quantized.amax[name] == pytest.approx(amax, rel=1e-6)
 
 
+def test_a_cache_without_ranges_for_the_heads_leaves_them_in_float(
+    model: Model, images: list[Path], others: list[Path], tmp_path: Path
+) -> None:
+    made = quantize_model(model, Request(calibration=images, method="minmax", rules=_RULES))
+    assert made.quantized is not None
+    path = tmp_path / "calibration.cache"
+    write_legacy_cache(path, LegacyCache.from_amax(made.quantized.amax))
+    request = Request(from_cache=path, images=others, max_drop=100, rules=_RULES)
+    found = quantize_model(model, request)
+    assert found.precision == "int8"
+    assert any("no ranges for them" in note for note in found.notes)
+
+
 def test_a_cache_of_another_network_is_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "calibration.cache"
     write_legacy_cache(path, LegacyCache.from_amax({"data": 1.0, "prob": 0.0}))

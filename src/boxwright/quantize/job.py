@@ -195,7 +195,7 @@ class _Job:
             rules=rules,
             keep=request.keep,
             probe=request.probe,
-            heads=request.heads and request.max_drop is not None,
+            heads=self._tries_heads(calibration, rules),
             tuner=tuner,
         )
         objective = self._objective()
@@ -228,6 +228,17 @@ class _Job:
         )
         self.notes.extend(tuning_notes(found))
         return self._finish(found.quantized, calibration, found, objective, workshop)
+
+    def _tries_heads(self, calibration: Calibration, rules: Rules) -> bool:
+        """Whether the budget's search goes on to the heads; a cache may lack their ranges."""
+        request = self.request
+        if not request.heads or request.max_drop is None:
+            return False
+        found = self._placement(dataclasses.replace(rules, heads=True))
+        if all(tensor.name in calibration.statistics for tensor in found.tensors):
+            return True
+        self.notes.append("the heads stay in float: the calibration cache has no ranges for them")
+        return False
 
     def _tuner(self) -> Tuner | None:
         """What fine-tunes, if that is asked for; what it lacks is told before anything is done."""

@@ -33,9 +33,11 @@ def tuning_notes(found: BudgetResult) -> tuple[str, ...]:
     item = tried[0]
     if item.failed is not None:
         return (f"the fine-tuned model was not taken, for it does not run: {item.failed}",)
-    if found.chosen is None or found.chosen.variant.keep:
+    if found.chosen is None or item.ok is False:
         return (f"the fine-tuned model loses {item.drop:.2f} points, too many for the budget",)
+    mine, others = item.int8_layers, found.chosen.int8_layers
+    more = "" if mine == others else f", with {others} layers in INT8 instead of {mine}"
     return (
         f"the fine-tuned model was not taken: it loses {item.drop:.2f} points, and without "
-        f"{found.chosen.drop:.2f}",
+        f"{found.chosen.drop:.2f}{more}",
     )

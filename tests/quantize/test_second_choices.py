@@ -73,6 +73,7 @@ def test_the_next_best_is_tried_on_the_target(
 ) -> None:
     outcome, target = run(folder, monkeypatch, [_BUDGET + 1, _BUDGET - 1])
     assert outcome.precision == "int8"
+    assert outcome.met
     assert len(target.built) == 2
     first, second = (model.to_bytes() for model in target.built)
     assert first != second
@@ -119,6 +120,7 @@ def test_builds_take_minutes_so_only_a_few_are_tried(
 ) -> None:
     outcome, target = run(folder, monkeypatch, [_BUDGET + n for n in (1, 2, 3)])
     assert outcome.precision == "fp16"
+    assert not outcome.met, "on the target, whatever the graphs say"
     assert len(target.built) == 3
     assert len({model.to_bytes() for model in target.built}) == 3
     assert outcome.model.proto.graph != target.built[0].proto.graph, "it is the float model"

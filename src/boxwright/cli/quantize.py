@@ -174,7 +174,8 @@ def _run(settings: Settings, path: Path, model: Model, options: dict[str, Any]) 
     show(settings, content, lambda: _render(outcome, content))
     if not outcome.met:
         if not settings.json and outcome.budget is not None:
-            note(settings, f"{outcome.budget.reason}: exit code 3")
+            missed = outcome.budget.reason if outcome.choice is None else outcome.choice.reason
+            note(settings, f"{missed}: exit code 3")
         raise click.exceptions.Exit(_EXIT_BUDGET)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from boxwright._version import __version__
 from boxwright.card import Transform
-from boxwright.errors import BackendUnavailableError, InputError
+from boxwright.errors import InputError
 from boxwright.files import sha256_file
 from boxwright.model import Model
 from boxwright.progress import ProgressCallback, silent
@@ -18,7 +17,7 @@ from boxwright.quantize.budget import ALL_METHODS, BudgetResult, Place, search
 from boxwright.quantize.calibration import Calibration, calibrate
 from boxwright.quantize.comparison import compare_precisions
 from boxwright.quantize.finetune.notes import tuning_notes, untouched_note
-from boxwright.quantize.finetune.training import DEFAULT_STEPS, Settings
+from boxwright.quantize.finetune.training import Settings
 from boxwright.quantize.finetune.tune import Tuner
 from boxwright.quantize.latency import INT8, Choice, Latency
 from boxwright.quantize.layers import refuse_none
@@ -33,73 +32,22 @@ from boxwright.quantize.objective import (
 from boxwright.quantize.on_target import place_on
 from boxwright.quantize.placement import Placement, place
 from boxwright.quantize.quantizer import TRANSFORM, Quantized, prepare
-from boxwright.quantize.ranges import Method
+from boxwright.quantize.request import Request
 from boxwright.quantize.rules import Rules
 from boxwright.quantize.second_choices import settle
 from boxwright.quantize.variants import Variant, Workshop, prepared
 
 if TYPE_CHECKING:
-    from boxwright.datasets import Dataset
+    from boxwright.quantize.ranges import Method
     from boxwright.quantize.speed import Look
+
+__all__ = ["REFUSED", "Outcome", "Request", "quantize_model"]
 
 REFUSED = "quantize:refused"
 """The transform on the card of a float model that was to be quantised and was not."""
 
 # For the order of layers; more images change it little.
 _HEAD_IMAGES = 8
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be done.
-
-    Attributes:
-        calibration: Image files; may be empty with `from_cache`.
-        from_cache: A TensorRT calibration cache to take ranges from, instead of images.
-        dataset: Labels to measure AP on.
-        images: Images to measure agreement on where there are no labels; by default those
-            calibrated on.
-        method: How ranges are had; ``auto`` measures which is best.
-        percentile: Of the method ``percentile``, and of ``auto`` when it tries that.
-        max_drop: The budget in points; ``None`` states none.
-        keep: Layers that stay in float.
-        rules: What may be quantised; by default what fits `target`.
-        heads: Where a budget is stated, put also the heads' convolutions in INT8 as far as it
-            allows. `rules` that quantise them do so in any case.
-        bias: Try correcting biases, and keep it where it helps: always, never, or (``None``)
-            where the budget is missed without.
-        target: The backend that it is for, if that is decided.
-        latency: Measure speed on `target`, and hand INT8 out only where it is faster.
-        insist: With `latency`, hand INT8 out wherever it keeps to the budget on `target`.
-        device: For `target`.
-        seed: Of everything random.
-        tune: Fine-tune the best, and keep that where it helps.
-        tune_steps: How many steps of that.
-        probe: Let the quantised model keep one of the images calibrated on, which backends
-            try their plans on (:mod:`boxwright.probe`).
-        work: Folder for what a later run can go on with; ``None`` keeps nothing.
-    """
-
-    calibration: Sequence[Path] = ()
-    from_cache: Path | None = None
-    dataset: Dataset | None = None
-    images: Sequence[Path] = ()
-    method: Method | Literal["auto"] = "auto"
-    percentile: float = 99.99
-    max_drop: float | None = None
-    keep: Sequence[str] = ()
-    rules: Rules | None = None
-    heads: bool = True
-    bias: bool | None = None
-    target: str | None = None
-    latency: bool = False
-    insist: bool = False
-    device: str = "auto"
-    seed: int = 0
-    tune: bool = False
-    tune_steps: int = DEFAULT_STEPS
-    probe: bool = True
-    work: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +83,14 @@ class Outcome:
 
     @property
     def met(self) -> bool:
-        """Whether the budget was kept to, or none was stated; not whether INT8 came out."""
-        return self.budget is None or self.budget.met
+        """Whether the budget was kept to, or none was stated; not whether INT8 came out.
+
+        A target may lose more than the graph says, or refuse to build it.
+        """
+        if self.budget is None or self.budget.max_drop is None or not self.budget.met:
+            return self.budget is None or self.budget.met
+        tried = [] if self.choice is None else [row["precision"] for row in self.choice.tried]
+        return INT8 not in tried or (self.choice is not None and self.choice.allows(INT8))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -182,7 +136,7 @@ class _Job:
 
     def run(self) -> Outcome:
         request = self.request
-        self._check()
+        request.check()
         tuner = self._tuner()
         if request.work is not None:
             request.work.mkdir(parents=True, exist_ok=True)
@@ -276,42 +230,6 @@ class _Job:
             f"--precision {choice.precision}"
         )
 
-    def _check(self) -> None:
-        request = self.request
-        if not request.calibration and request.from_cache is None:
-            raise InputError("quantising needs images to calibrate on, or a calibration cache")
-        if request.from_cache is not None and request.method not in ("auto", "minmax"):
-            raise InputError(
-                f"a calibration cache holds ranges, no histograms: method {request.method} "
-                "needs images; leave --method out, or give --calibration instead"
-            )
-        if request.bias and not request.calibration:
-            raise InputError("correcting biases needs images: give --calibration too")
-        if request.tune and not request.calibration:
-            raise InputError("fine-tuning learns from images: give --calibration too")
-        if request.max_drop is not None and not self._measured_images():
-            raise InputError(
-                "a budget needs images to measure on: give --images, with --annotations or "
-                "without, or --calibration"
-            )
-        if request.latency and request.target is None:
-            raise InputError("latency is measured on a target: name one")
-        if request.latency and not self._measured_images():
-            raise InputError("latency is measured on images: give --images, or --calibration")
-        if request.latency and request.target is not None:
-            from boxwright import backends
-
-            reason = backends.get(request.target).unavailable()
-            if reason is not None:
-                raise BackendUnavailableError(
-                    f"latency cannot be measured on {request.target} here: {reason}"
-                )
-
-    def _measured_images(self) -> Sequence[Path]:
-        if self.request.dataset is not None:
-            return [image.path for image in self.request.dataset.images]
-        return self.request.images or self.request.calibration
-
     def _placement(self, rules: Rules) -> Placement:
         """What there is to quantise at least; that it is nothing is told before work begins."""
         found = place(prepare(self.model).proto, rules, self.request.keep)
@@ -360,7 +278,7 @@ class _Job:
                     "about detections: leave --max-drop out"
                 )
             return None
-        if not self._measures() or not self._measured_images():
+        if not self._measures() or not self.request.measured_images:
             return None
         if request.dataset is not None:
             return LabelledObjective(request.dataset)
@@ -369,7 +287,7 @@ class _Job:
                 "agreement was measured on the images calibrated on, which flatters it; give "
                 "others with --images"
             )
-        return AgreementObjective(self.model, self._measured_images(), self.progress)
+        return AgreementObjective(self.model, self.request.measured_images, self.progress)
 
     def _note_overlap(self, objective: Objective) -> None:
         """Say where images that were calibrated on are measured on as well."""
@@ -389,7 +307,7 @@ class _Job:
 
     def _head_images(self) -> list[Path]:
         """A few, those calibrated on first: of a dataset's, some may be damaged."""
-        return list(self.request.calibration or self._measured_images())[:_HEAD_IMAGES]
+        return list(self.request.calibration or self.request.measured_images)[:_HEAD_IMAGES]
 
     def _heads(self) -> HeadReference:
         return HeadReference(self.model, prepared(self.model, self._head_images()))

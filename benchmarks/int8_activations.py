@@ -55,8 +55,8 @@ WAYS: dict[str, list[Node]] = {
     "LeakyRelu: a table (QLinearLeakyRelu)": [
         own("QLinearLeakyRelu", "x s z t w", "y", alpha=SLOPE)
     ],
-    "LeakyRelu: a sum (Max, QLinearAdd)": [
-        plain("Max", "x z", "positive"),
+    "LeakyRelu: a sum (Clip, QLinearAdd)": [
+        plain("Clip", "x z", "positive"),
         own("QLinearAdd", "x slope z positive rest z t w", "y"),
     ],
     "Swish: a table and a product (QLinearSigmoid, QLinearMul)": [

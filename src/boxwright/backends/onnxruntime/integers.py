@@ -87,7 +87,8 @@ class IntegerWriter:
             self._constant(f"{name}/scale", np.array(after.scale, np.float32)),
             self._constant(f"{name}/zero", np.array(after.zero, np.uint8)),
         )
-        positive = self._node("Max", [integers, zero], f"{name}/positive")
+        # Max of UINT8 came later than version 1.18, which we support; Clip is as fast.
+        positive = self._node("Clip", [integers, zero], f"{name}/positive")
         parts = [integers, low, zero, positive, rest, zero]
         total = self._node("QLinearAdd", [*parts, *grid], name, domain=_OWN)
         return self._node("DequantizeLinear", [total, *grid], f"{name}/float")

@@ -19,6 +19,7 @@ from boxwright.backends.onnxruntime.session import open_session, optimise, sessi
 from boxwright.environment import cpu_architecture
 from boxwright.quantize.calibration import Calibration
 from boxwright.quantize.histogram import Accumulator
+from boxwright.quantize.placement import place
 from boxwright.quantize.preactivation import kept_ranges
 from tests.quantize.graphs import (
     ACTIVATIONS,
@@ -309,6 +310,49 @@ def test_what_is_concatenated_has_one_scale(left: str, right: str, shared: bool)
     joined = next(node for node in made.graph.node if node.op_type == "Concat")
     scales = {grids(made)[name.removesuffix("/uint8/float")] for name in joined.input}
     assert (scales == {grids(made)["joined"]}) is shared
+
+
+def uneven(net: Net) -> tuple[str, str]:
+    """A concatenation of a small and a large tensor, of which a convolution reads the small."""
+    start = net.op("Relu", net.x, name="start")
+    weights = net.random.normal(0, 0.01, (16, 16, 1, 1)).astype(np.float32)
+    small = net.conv(start, "small", weights=weights, bias=np.zeros(16, np.float32))
+    return small, net.op("Concat", small, net.conv(start, "large"), name="joined", axis=1)
+
+
+@pytest.mark.parametrize("end", ["conv", "abs"])
+def test_what_is_concatenated_for_float_keeps_its_own_range(end: str) -> None:
+    """No pair is behind the concatenation, so nothing is clipped there, and nothing copied."""
+    net = Net()
+    small, joined = uneven(net)
+    two = net.conv(small, "two")
+    last = {
+        "conv": lambda: net.conv(joined, "end", (32, 16)),
+        "abs": lambda: net.op("Abs", joined, name="end"),
+    }
+    net.done(two, last[end]())
+    keep = ["end"] if end == "conv" else []
+    _, far, portable = lowered(net, inputs(), keep=keep)
+    assert far < 3 * portable
+    assert far < 0.03
+    proto, placement, ranges = quantized(net.proto, inputs(), keep=keep)
+    found = grids(lower_quantized(proto, ranges))
+    assert found["large"][0] > 5 * found["small"][0]
+    assert "large" not in placement.limits(dict.fromkeys(["start", "small"], 1.0))
+
+
+def test_a_part_that_is_rounded_does_not_clip_the_whole() -> None:
+    net = Net()
+    start = net.op("Relu", net.x, name="start")
+    bias = np.repeat(np.float32([0.0, 30.0]), 8)
+    whole = net.op("LeakyRelu", net.conv(start, "one", bias=bias), name="whole", alpha=0.1)
+    part = net.builder.slice(whole, 0, 8, 1, "part")
+    joined = net.op("Concat", part, part, name="joined", axis=1)
+    net.done(net.conv(joined, "end"), net.op("Abs", whole, name="all"))
+    _, far, _ = lowered(net, inputs())
+    assert far < 0.1
+    placement = place(net.proto, ALL)
+    assert set(placement.limits({"start": 1.0, "joined": 2.0})) == {"start", "joined", part}
 
 
 def test_a_leaky_relu_s_grid_ends_where_that_in_front_of_it_does() -> None:

@@ -64,8 +64,8 @@ class Placement:
     Attributes:
         layers: All convolutions, in the order of the graph; those that stay in float say why.
         tensors: Activations with a Q/DQ pair.
-        scale_groups: By tensor, what has one scale with one of them at least: the number of
-            its group, for those without a pair as well.
+        scale_groups: By tensor, the number of the group whose scale its values get: those of
+            `tensors`, and those without a pair that as a whole get to one.
     """
 
     layers: tuple[Layer, ...]
@@ -116,22 +116,37 @@ def place(
         QuantizedTensor(name, tuple(names), numbers.setdefault(sets.find(name), len(numbers)))
         for name, names in readers.items()
     )
-    made = (name for node in view.graph.node for name in node.output)
-    groups = {name: numbers[sets.find(name)] for name in made if sets.find(name) in numbers}
-    return Placement(layers, tensors, groups)
+    rounded = _rounded_later(view, readers) if rules.shared_scales else set(readers)
+    made = [name for node in view.graph.node for name in node.output if name in rounded]
+    return Placement(layers, tensors, {name: numbers[sets.find(name)] for name in made})
 
 
 def _connected(view: View) -> DisjointSets[str]:
     """Tensors that hold the same values, whole or in part."""
     sets = DisjointSets[str]()
     for node in view.graph.node:
-        if node.op_type not in _MOVING and not _is_nearest(node):
-            continue
-        data = [name for name in node.input if name] if node.op_type == "Concat" else node.input[:1]
-        moved = [name for name in (*data, *node.output) if name and view.tensor(name) is None]
+        data = _moved_by(view, node)
+        moved = [*data, *(name for name in node.output if name and data)]
         for name in moved[1:]:
             sets.join(moved[0], name)
     return sets
+
+
+def _moved_by(view: View, node: onnx.NodeProto) -> list[str]:
+    """What is computed whose values a node passes on, as they are."""
+    if node.op_type not in _MOVING and not _is_nearest(node):
+        return []
+    data = node.input if node.op_type == "Concat" else node.input[:1]
+    return [name for name in data if name and view.tensor(name) is None]
+
+
+def _rounded_later(view: View, pairs: Collection[str]) -> set[str]:
+    """Tensors that have a pair, or all of whose values get to one without being computed with."""
+    found = set(pairs)
+    for node in reversed(view.graph.node):
+        if node.op_type != "Slice" and all(name in found for name in node.output if name):
+            found.update(_moved_by(view, node))
+    return found
 
 
 def _is_nearest(node: onnx.NodeProto) -> bool:

@@ -165,15 +165,20 @@ class _Lowering:
         time; with one it copies.
         """
         found: dict[str, Scale] = {}
+        rounded = self._rounded_later(whole=True)
         for members in self._joined():
             sources = [n for n in members if not self._is_moved(n)]
             pairs = {self._pairs[name].scale for name in members if name in self._pairs}
             known = sources and all(name in self._ranges for name in sources)
-            if len(pairs) > 1 or not known:
+            if len(pairs) != 1 or not known:
                 continue
-            most = 127 * min(pairs, default=math.inf)
-            low = max(min(self._range_of(name)[0] for name in sources), -most)
-            high = min(max(self._range_of(name)[1] for name in sources), most)
+            most = 127 * pairs.pop()
+            ends = {name: self._range_of(name) for name in sources}
+            # Of what a pair rounds a part of only, it may not clip the rest.
+            if any(max(-ends[n][0], ends[n][1]) > most for n in ends if n not in rounded):
+                continue
+            low = max(min(low for low, _ in ends.values()), -most)
+            high = min(max(high for _, high in ends.values()), most)
             if all(self._keeps_clip(name, low, high) for name in sources):
                 found.update(dict.fromkeys(members, Scale.of(low, high)))
         return found
@@ -182,16 +187,14 @@ class _Lowering:
         """Tensors whose values get into one concatenation, or come out of it."""
         sets: dict[str, list[str]] = {}
         concatenated: set[str] = set()
+        # What is concatenated for float has no use for one scale, and is coarser in it.
+        rounded = self._rounded_later(whole=False)
         for node in self._nodes:
-            if node.name.startswith("decode/") or not node.output:
+            inputs = self._moved_by(node)
+            if not inputs or rounded.isdisjoint(node.output):
                 continue
-            inputs = [self._behind.get(name, name) for name in node.input if name]
             if node.op_type == "Concat":
                 concatenated.update(node.output)
-            elif node.op_type in _MOVING or self._is_nearest(node):
-                inputs = inputs[:1]
-            else:
-                continue
             joined: list[str] = []
             for name in (*inputs, *filter(None, node.output)):
                 members = sets.get(name, [name])
@@ -201,11 +204,26 @@ class _Lowering:
         unique = {id(members): members for members in sets.values()}
         return [members for members in unique.values() if concatenated & set(members)]
 
+    def _moved_by(self, node: onnx.NodeProto) -> list[str]:
+        """The tensors whose values a node passes on, as they are."""
+        data = [self._behind.get(name, name) for name in node.input if name]
+        if node.op_type == "Concat" and not node.name.startswith("decode/"):
+            return data
+        return data[:1] if node.op_type in _MOVING or self._is_nearest(node) else []
+
+    def _rounded_later(self, *, whole: bool) -> set[str]:
+        """Tensors that have a pair, or whose values get to one: any of them, or all."""
+        found = set(self._pairs)
+        for node in reversed(self._nodes):
+            data = [] if whole and node.op_type == "Slice" else self._moved_by(node)
+            inside = [name in found for name in node.output if name]
+            if all(inside) if whole else any(inside):
+                found.update(data)
+        return found
+
     def _is_moved(self, name: str) -> bool:
         node = self._makers.get(name)
-        if node is None:
-            return False
-        return node.op_type == "Concat" or node.op_type in _MOVING or self._is_nearest(node)
+        return node is not None and bool(self._moved_by(node))
 
     def _keeps_clip(self, name: str, low: float, high: float) -> bool:
         """Whether a range still does the work of the Relu or Clip that a tensor comes from."""

@@ -9,6 +9,7 @@ import pytest
 
 from boxwright.graph.view import View
 from boxwright.quantize.histogram import Accumulator, TensorStatistics
+from boxwright.quantize.legacy_ranges import _statistics
 from boxwright.quantize.placement import place
 from boxwright.quantize.preactivation import (
     Function,
@@ -86,6 +87,13 @@ def test_what_the_activation_s_own_range_clips_is_clipped_in_front_of_it() -> No
 def test_a_tensor_on_one_side_of_zero_keeps_its_range(values: list[float]) -> None:
     found = best_range(gather(np.array(values)), FUNCTIONS["leaky"], (-1.0, 2.0))
     assert found == pytest.approx((min([0.0, *values]), max([0.0, *values])))
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_a_range_without_a_histogram_is_kept(activation: str) -> None:
+    """A calibration cache has the end of a range alone; what is below zero is not known."""
+    statistics = _statistics(10.0)
+    assert best_range(statistics, FUNCTIONS[activation], (-10.0, 10.0)) == (-10.0, 10.0)
 
 
 def test_rounding_is_that_of_a_pair() -> None:

@@ -142,9 +142,12 @@ def best_range(statistics: TensorStatistics, function: Function, after: Range) -
             activation makes of the tensor's own.
 
     Returns:
-        Lower and upper end, 0 between them.
+        Lower and upper end, 0 between them; the tensor's own where only these are known.
     """
     low, high = min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
+    # Of a calibration cache, which has no histogram, the values below 0 are not known.
+    if low < 0 and not statistics.negatives.any():
+        return low, high
     values, counts = statistics.signed(_parts_of_bins(statistics, min(high, after[1])))
     if not len(values):
         return low, high

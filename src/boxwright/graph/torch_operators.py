@@ -41,6 +41,15 @@ def refusal(node: onnx.NodeProto) -> str | None:
     for name, values in allowed.items():
         if name in a and a[name] not in values:
             return f"{node.op_type} with {name} = {a[name]!r} is not known here"
+    older = [name for name in _NOW_INPUTS.get(node.op_type, ()) if name in a]
+    if older:
+        return f"{node.op_type} with {older[0]} as an attribute is not known here"
+    if node.op_type == "Split" and len(node.input) < 2:
+        return "Split without the sizes of its parts is not known here"
+    if node.op_type == "Pad" and any(node.input[3:]):
+        return "Pad of some axes is not known here"
+    if node.op_type in ("AveragePool", "MaxPool") and len(a.get("kernel_shape", (0, 0))) != 2:
+        return f"{node.op_type} of {len(a['kernel_shape'])} axes is not known here"
     if node.op_type == "Resize" and not _resizes_as_pytorch(a):
         return "this way of resizing is not known here"
     return None
@@ -105,7 +114,7 @@ def _padded(
     return torch.nn.functional.pad(x, flat, value=value), [0] * axes
 
 
-def _slice(_torch: Any, x: Sequence[Any], _a: Attributes) -> Any:
+def _slice(torch: Any, x: Sequence[Any], _a: Attributes) -> Any:
     result = x[0]
     axes = x[3] if len(x) > 3 and x[3] is not None else range(len(x[1]))
     steps = x[4] if len(x) > 4 and x[4] is not None else [1] * len(x[1])
@@ -117,7 +126,7 @@ def _slice(_torch: Any, x: Sequence[Any], _a: Attributes) -> Any:
             continue
         # PyTorch has no negative steps: the same places, counted by Python.
         places = list(range(result.shape[axis])[slice(start, _end(end, result, axis), step)])
-        result = _take(result, places, axis)
+        result = _take(torch, result, places, axis)
     return result
 
 
@@ -126,8 +135,9 @@ def _end(end: int, x: Any, axis: int) -> int | None:
     return None if end < -int(x.shape[axis]) else end
 
 
-def _take(x: Any, places: Any, axis: int) -> Any:
-    index = x.new_tensor(places).long() % x.shape[axis]
+def _take(torch: Any, x: Any, places: Any, axis: int) -> Any:
+    # Not by way of x's own type, which may have no such large whole numbers.
+    index = x.new_tensor(places, dtype=torch.int64) % x.shape[axis]
     taken = x.index_select(axis, index.reshape(-1))
     axis = axis % x.ndim
     return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
@@ -237,7 +247,8 @@ def _hard_sigmoid(_torch: Any, x: Sequence[Any], a: Attributes) -> Any:
 
 def _reduce(name: str) -> Operator:
     def run(torch: Any, x: Sequence[Any], a: Attributes) -> Any:
-        axes = x[1] if len(x) > 1 and x[1] is not None else a["axes"]
+        axes = x[1] if len(x) > 1 and x[1] is not None else a.get("axes")
+        axes = axes or list(range(x[0].ndim))
         return getattr(torch, name)(x[0], dim=axes, keepdim=bool(a.get("keepdims", 1)))
 
     return run
@@ -269,7 +280,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Exp": _unary("exp"),
     "Flatten": _flatten,
     "Floor": _unary("floor"),
-    "Gather": lambda _torch, x, a: _take(x[0], x[1], a.get("axis", 0)),
+    "Gather": lambda torch, x, a: _take(torch, x[0], x[1], a.get("axis", 0)),
     "Gemm": _gemm,
     "GlobalAveragePool": lambda _torch, x, _a: x[0].mean(dim=(2, 3), keepdim=True),
     "GlobalMaxPool": lambda _torch, x, _a: x[0].amax(dim=(2, 3), keepdim=True),
@@ -305,10 +316,22 @@ OPERATORS: Mapping[str, Operator] = {
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _ALLOWED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "AveragePool": {"auto_pad": ("NOTSET",), "ceil_mode": (0,)},
+    "AveragePool": {"auto_pad": ("NOTSET",), "ceil_mode": (0,), "dilations": ([1, 1],)},
     "BatchNormalization": {"training_mode": (0,)},
     "Cast": {"to": (_FLOAT,)},
     "Conv": {"auto_pad": ("NOTSET",)},
     "MaxPool": {"auto_pad": ("NOTSET",), "ceil_mode": (0,), "storage_order": (0,)},
     "Pad": {"mode": ("constant",)},
+    "ReduceMax": {"noop_with_empty_axes": (0,)},
+    "ReduceMean": {"noop_with_empty_axes": (0,)},
+    "ReduceSum": {"noop_with_empty_axes": (0,)},
+}
+# In opsets before 13 they were attributes of these.
+_NOW_INPUTS: Mapping[str, tuple[str, ...]] = {
+    "Clip": ("min", "max"),
+    "Pad": ("pads", "value"),
+    "Slice": ("starts", "ends", "axes"),
+    "Split": ("split",),
+    "Squeeze": ("axes",),
+    "Unsqueeze": ("axes",),
 }

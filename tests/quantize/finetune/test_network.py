@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from boxwright.backends.quantized import with_unsigned_activations, without_pairs
 from boxwright.errors import InputError, MissingExtraError
@@ -26,7 +26,7 @@ from boxwright.quantize.quantizer import Quantized, prepare, quantize
 from boxwright.quantize.rules import Rules
 from boxwright.quantize.variants import prepared
 from tests.models import make_images, make_model
-from tests.quantize.graphs import nrmse
+from tests.quantize.graphs import Net, nrmse
 from tests.quantize.test_calibration import write_images
 
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -206,6 +206,30 @@ def test_an_operator_that_is_not_known_is_named() -> None:
     node.op_type = "Erf"
     with pytest.raises(InputError, match=rf"at {node.name!r}, the operator Erf is not known"):
         Network(proto, head_tensors(make_model()))
+
+
+def small(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    net = Net()
+    net.conv(net.x, "conv")
+    net.proto.graph.node.extend(nodes)
+    return net.proto
+
+
+def test_constants_may_be_nodes() -> None:
+    half = numpy_helper.from_array(np.array(0.5, np.float32))
+    made = helper.make_node("Constant", [], ["half"], value=half)
+    proto = small(made, helper.make_node("Mul", ["conv", "half"], ["y"]))
+    x = {"x": torch.ones(1, 16, 8, 8)}
+    conv, half_of_it = Network(proto, ["conv", "y"]).run(torch.zeros(1), x)
+    assert torch.equal(half_of_it, conv / 2)
+
+
+def test_what_pytorch_cannot_run_is_named() -> None:
+    """As where a factor is of a type that is not loaded."""
+    proto = small(helper.make_node("Mul", ["conv", "bytes"], ["y"], "odd"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(2, np.uint8), "bytes"))
+    with pytest.raises(InputError, match="at 'odd', PyTorch cannot run this Mul"):
+        Network(proto, ["y"]).run(torch.zeros(1), {"x": torch.ones(1, 16, 8, 8)})
 
 
 def test_what_is_behind_the_heads_does_not_matter() -> None:

@@ -21,7 +21,7 @@ from boxwright.graph.torch_operators import (
     constant_argument,
     refusal,
 )
-from boxwright.graph.view import View, input_name
+from boxwright.graph.view import View, input_name, tensor_of_constant
 from boxwright.model import IMAGES
 from boxwright.quantize.insert import LEVELS
 
@@ -112,6 +112,9 @@ class Network:
             images: uint8 ``(N, H, W, 3)`` on the device.
             changed: Values for initializers of these names instead of their own. Weights
                 among them that pass through a pair get the scales that follow from them.
+
+        Raises:
+            InputError: A node has inputs that PyTorch cannot run it with.
         """
         changed = changed or {}
         values: dict[str, Any] = {**self.constants, **self._arguments, **changed, IMAGES: images}
@@ -120,13 +123,23 @@ class Network:
                 rounding = self._rounded[node.output[0]]
                 values[rounding.output] = self._round(rounding, values, rounding.tensor in changed)
             elif node.op_type != "QuantizeLinear":
-                inputs = [values[name] if name else None for name in node.input]
-                found = OPERATORS[node.op_type](self._torch, inputs, self._attributes[id(node)])
-                many = found if isinstance(found, (tuple, list)) else (found,)
-                values.update(zip(node.output, many, strict=False))
+                values.update(zip(node.output, self._call(node, values), strict=False))
             for name in self._last_use.get(at, ()):
                 values.pop(name, None)
         return [values[name] for name in self._targets]
+
+    def _call(self, node: onnx.NodeProto, values: Mapping[str, Any]) -> Sequence[Tensor]:
+        try:
+            inputs = [values[name] if name else None for name in node.input]
+            found = OPERATORS[node.op_type](self._torch, inputs, self._attributes[id(node)])
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Such as a constant of a type that is not loaded.
+            raise InputError(
+                f"the model cannot be fine-tuned: at {node.name or node.output[0]!r}, PyTorch "
+                f"cannot run this {node.op_type} ({type(error).__name__}: {error}); leave "
+                "--finetune out"
+            ) from error
+        return found if isinstance(found, (tuple, list)) else (found,)
 
     def _round(self, rounding: Rounding, values: Mapping[str, Any], changed: bool) -> Tensor:
         x, scale = values[rounding.tensor], values[rounding.scale]
@@ -140,6 +153,8 @@ class Network:
         """The nodes that the targets follow from, in the graph's order."""
         wanted, found = set(self._targets), []
         for node in reversed(self._view.graph.node):
+            if tensor_of_constant(node) is not None:  # loaded as initializers are
+                continue
             if not wanted.isdisjoint(node.output):
                 wanted.update(filter(None, node.input))
                 found.append(node)
@@ -215,7 +230,7 @@ class Network:
 
 
 def _refuse(node: onnx.NodeProto) -> None:
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return
     reason = refusal(node)
     if reason is not None:

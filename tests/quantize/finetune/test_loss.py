@@ -37,6 +37,13 @@ def test_where_nothing_is_left_of_a_head_it_is_one(answers: list[Any]) -> None:
     assert float(loss([means], head)) == pytest.approx(1.0, abs=0.02)
 
 
+def test_one_number_to_a_channel_is_enough() -> None:
+    """As of a network that classifies, and an only image."""
+    head = [torch.tensor([3.0, -4.0]).reshape(1, 2, 1, 1)]
+    loss = Loss.of(torch, [head], detections=False)
+    assert float(loss([2 * head[0]], head)) == pytest.approx(1 / 0.05)
+
+
 def test_channels_count_alike(answers: list[Any]) -> None:
     """An error of a part of what a channel spreads over, in whichever channel."""
     head = answers[:1]

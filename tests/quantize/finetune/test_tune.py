@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,13 +20,15 @@ from boxwright.evaluate.npz import read_npz, write_npz
 from boxwright.images import load_image
 from boxwright.model import Model
 from boxwright.quantize.calibration import calibrate
+from boxwright.quantize.finetune.checkpoint import Checkpoint, load_checkpoint
 from boxwright.quantize.finetune.images import Lessons, varied
-from boxwright.quantize.finetune.training import Rates, Settings, rate_at
-from boxwright.quantize.finetune.tune import Tuner
+from boxwright.quantize.finetune.network import Network
+from boxwright.quantize.finetune.training import Rates, Settings, Trainer, rate_at
+from boxwright.quantize.finetune.tune import Tuner, head_tensors
 from boxwright.quantize.insert import weight_scales
 from boxwright.quantize.job import Request, quantize_model
 from boxwright.quantize.objective import HeadReference
-from boxwright.quantize.quantizer import Quantized, quantize
+from boxwright.quantize.quantizer import Quantized, prepare, quantize
 from boxwright.quantize.rules import Rules
 from boxwright.quantize.variants import Variant, Workshop, prepared
 from boxwright.ranges import ranges_of
@@ -202,7 +205,9 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     assert again.model.proto.SerializeToString() == whole.model.proto.SerializeToString()
 
 
-@pytest.mark.parametrize("damage", ["cut", "other numbers", "another training"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "far too many steps", "no number", "other numbers", "another training"]
+)
 def test_a_damaged_checkpoint_is_not_gone_on_with(
     damage: str, model: Model, images: list[Path], quantized: Quantized, tmp_path: Path
 ) -> None:
@@ -212,6 +217,14 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(
     arrays = read_npz(kept)
     if damage == "cut":
         kept.write_bytes(kept.read_bytes()[:-100])
+    elif damage == "far too many steps":
+        header = arrays["boxwright_finetuning"].tobytes()
+        header = header.replace(b'"step": 2', b'"step": ' + b"9" * 400)
+        write_npz(kept, {**arrays, "boxwright_finetuning": np.frombuffer(header, np.uint8)})
+    elif damage == "no number":
+        header = arrays["boxwright_finetuning"].tobytes()
+        header = header.replace(b'"step": 2', b'"step": Infinity')
+        write_npz(kept, {**arrays, "boxwright_finetuning": np.frombuffer(header, np.uint8)})
     elif damage == "other numbers":
         write_npz(kept, {**arrays, "best": np.full_like(arrays["best"], np.nan)})
     else:
@@ -219,6 +232,34 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(
         write_npz(kept, {**arrays, "boxwright_finetuning": np.frombuffer(header, np.uint8)})
     again = tuner.tune(quantized)
     assert again.model.proto.SerializeToString() == whole.model.proto.SerializeToString()
+
+
+def test_a_checkpoint_may_not_be_larger_than_the_training(tmp_path: Path) -> None:
+    """Zeros are small in a file: what it would take in memory is known before."""
+    kept, few = tmp_path / "kept.npz", np.zeros(4, np.float32)
+    made = Checkpoint("key", 1, ((0, 1.0),), few, few, few, few)
+    made.save(kept)
+    assert load_checkpoint(kept, "key", 4, 1) is not None
+    dataclasses.replace(made, best=np.zeros(32 << 20, np.float32)).save(kept)
+    tracemalloc.start()
+    assert load_checkpoint(kept, "key", 4, 1) is None
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8 << 20
+
+
+def test_of_the_same_image_again_and_again_something_is_learnt(
+    model: Model, images: list[Path]
+) -> None:
+    assert Lessons(model.card, images[:1] * 5, batch=2, seed=0).batch(0).shape[0] == 2
+
+
+def test_where_there_is_nothing_to_train_it_says_so(model: Model, images: list[Path]) -> None:
+    """Weights that are computed from others are no constants."""
+    lessons = Lessons(model.card, images, batch=2, seed=0)
+    network = Network(prepare(model).proto, head_tensors(model))
+    with pytest.raises(InputError, match="nothing that could be fine-tuned"):
+        Trainer(network, network, [], lessons, SHORT, "cpu")
 
 
 def test_a_file_of_something_else_is_not_replaced(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,8 @@ _log = logging.getLogger("boxwright")
 FORMAT = 1
 _HEADER = "boxwright_finetuning"
 _VECTORS = ("distances", "first", "second", "best")
-# Four numbers for each parameter: half a thousand million of them.
-_MAX_BYTES = 8 << 30
+# Of the header, and of what says how large each array is.
+_MAX_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,14 @@ class Checkpoint:
         write_npz(path, arrays)
 
 
-def load_checkpoint(path: Path, key: str, size: int) -> Checkpoint | None:
+def load_checkpoint(path: Path, key: str, size: int, steps: int) -> Checkpoint | None:
     """What a file holds of this training.
 
     Args:
         path: The file; it need not be there.
         key: What the checkpoint must belong to.
         size: How many numbers are trained.
+        steps: How many steps there are in all.
 
     Returns:
         ``None`` where nothing is there, or something of another training, or it is damaged;
@@ -90,7 +92,8 @@ def load_checkpoint(path: Path, key: str, size: int) -> Checkpoint | None:
             "are there): name another folder with --work, or delete it"
         )
     try:
-        arrays = read_npz(path, _MAX_BYTES)
+        wanted = len(_VECTORS) * size * np.dtype(np.float32).itemsize
+        arrays = read_npz(path, wanted + _MAX_HEADER_BYTES)
         header = json.loads(arrays[_HEADER].tobytes())
         if header["format"] != FORMAT or header["key"] != key:
             _log.info("%s is of another training; it starts again", path)
@@ -98,10 +101,14 @@ def load_checkpoint(path: Path, key: str, size: int) -> Checkpoint | None:
         vectors = {name: _vector(arrays[name], size) for name in _VECTORS}
         errors = tuple((int(step), float(error)) for step, error in header["errors"])
         step = int(header["step"])
-        if not errors or not 0 <= errors[-1][0] <= step:
+        known = errors and all(math.isfinite(error) for _, error in errors)
+        if not known or not 0 <= errors[-1][0] <= step <= steps:
             raise ValueError("it does not say how far it got")
         return Checkpoint(key, step, errors, **vectors)
-    except (InputError, KeyError, ValueError, TypeError, RecursionError) as error:
+    except (
+        *(InputError, KeyError, ValueError, TypeError),
+        *(OverflowError, RecursionError),
+    ) as error:
         _log.warning("%s is damaged (%s); training starts again", path, error)
         return None
 

@@ -46,7 +46,7 @@ class Lessons:
         paths = [Path(image) for image in images]
         held = paths[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY][:_MOST_HELD_BACK]
         self.held_back = held or paths
-        self.learnt = [path for path in paths if path not in held] if held else paths
+        self.learnt = [path for path in paths if path not in held] or paths
 
     def batch(self, number: int) -> Pixels:
         """Batch `number` of all: uint8 ``(batch, H, W, 3)``.

@@ -47,8 +47,10 @@ class Loss:
         for parts in list(zip(*seen, strict=True))[:heads]:
             values = torch.cat(parts)
             axes = [axis for axis in range(values.ndim) if axis != 1]
-            variance = values.var(dim=axes, keepdim=True)
-            found.append(variance.clamp(min=max(_LEAST_VARIANCE * float(variance.mean()), 1e-12)))
+            variance = values.var(dim=axes, correction=0, keepdim=True)
+            # Of one value to a channel there is none: then by the values' own size.
+            mean = float(variance.mean()) or float(values.square().mean())
+            found.append(variance.clamp(min=max(_LEAST_VARIANCE * mean, 1e-12)))
         return cls(tuple(found), detections)
 
     def __call__(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:

@@ -150,6 +150,9 @@ class Trainer:
         settings: How.
         device: Where all of it is, a ``torch.device``.
         detections: Whether the networks' last two targets are `boxes` and `scores`.
+
+    Raises:
+        InputError: There are no parameters, or an image cannot be read.
     """
 
     def __init__(
@@ -165,6 +168,11 @@ class Trainer:
         self._torch = torch = import_torch()
         self._teacher, self._student, self._parameters = teacher, student, parameters
         self._lessons, self._settings, self._device = lessons, settings, device
+        if not parameters:
+            raise InputError(
+                "the model has nothing that could be fine-tuned: neither weights of its own nor "
+                "pairs; leave --finetune out"
+            )
         groups = [
             {"params": [item.distance for item in parameters if item.kind == kind], "kind": kind}
             for kind in _KINDS
@@ -195,13 +203,13 @@ class Trainer:
 
     def _run(self, key: str, work: Path | None, progress: ProgressCallback) -> Trained:
         began = saved = time.monotonic()
-        kept = None if work is None else load_checkpoint(work, key, self._size)
+        steps, cost = self._settings.steps, 0.0
+        kept = None if work is None else load_checkpoint(work, key, self._size, steps)
         if kept is None:
             step, errors, best = 0, [(0, self.judge())], self._flat(self._distances)
         else:
             step, errors, best = kept.step, list(kept.errors), kept.best
             self._restore(kept)
-        steps, cost = self._settings.steps, 0.0
         progress("fine-tuning", step, steps)
         while step < steps:
             self._step(step)

@@ -31,7 +31,7 @@ from boxwright.quantize.histogram import (
 FORMAT = 2
 _HEADER = "boxwright_calibration"
 
-# Some thirty thousand tensors.
+# Some sixteen thousand tensors.
 _MAX_BYTES = 512 << 20
 _MAX_COUNT = 1 << 53
 

@@ -385,6 +385,16 @@ def test_a_graph_of_a_fixed_number_of_images(model: Model, images: list[Path]) -
         Tuner(fixed, images, SHORT)
 
 
+def test_a_graph_of_one_image_learns_from_one_at_a_time(model: Model, images: list[Path]) -> None:
+    one = Model(type(model.proto)(), model.card)
+    one.proto.CopyFrom(model.proto)
+    one.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    float_model = calibrate(one, images)
+    quantized = quantize(one, float_model, method="percentile", percentile=60, rules=RULES)
+    found = Tuner(one, images, dataclasses.replace(SHORT, steps=2)).tune(quantized)
+    assert told(found)["batch"] == 1
+
+
 class TestInASearch:
     def test_it_is_tried_measured_and_kept_where_it_helps(
         self, model: Model, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

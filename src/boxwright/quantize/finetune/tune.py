@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from boxwright.backends.comparison import fixed_batch
 from boxwright.backends.quantized import without_pairs
 from boxwright.errors import BackendUnavailableError, InputError
 from boxwright.evaluate.heads import with_head_outputs
@@ -79,11 +80,11 @@ class Tuner:
             raise InputError("fine-tuning learns from images: give --calibration too")
         _device(self.settings.device)
         learnt_tensors(self.model)
-        shape = self.model.proto.graph.input[0].type.tensor_type.shape
-        if shape.dim[0].dim_value > 1:
+        fixed = fixed_batch(self.model)
+        if fixed is not None and fixed > 1:
             raise InputError(
-                f"{self.model.card.name} takes {shape.dim[0].dim_value} images at a time and no "
-                "other number; fine-tuning needs a model of any number: import it with one"
+                f"{self.model.card.name} takes {fixed} images at a time and no other number; "
+                "fine-tuning needs a model of any number: import it with one"
             )
 
     @property
@@ -133,10 +134,8 @@ class Tuner:
         return self._result(quantized, trained, progress)
 
     def _trainer(self, quantized: Quantized, progress: ProgressCallback) -> Trainer:
-        settings, card = self.settings, self.model.card
+        settings, card, batch = self.settings, self.model.card, self._batch
         device = _device(settings.device)
-        fixed = self.model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-        batch = fixed or settings.batch
         lessons = Lessons(card, self.images, batch=batch, seed=settings.seed)
         prepared = Model(prepare(self.model).proto, card)
         targets = learnt_tensors(prepared)
@@ -180,6 +179,11 @@ class Tuner:
         return dataclasses.replace(quantized, model=model, amax=amax)
 
     @property
+    def _batch(self) -> int:
+        """Images a step; a graph of one image at a time takes that."""
+        return fixed_batch(self.model) or self.settings.batch
+
+    @property
     def _detections(self) -> bool:
         return learnt_tensors(self.model)[-1] == SCORES
 
@@ -187,7 +191,7 @@ class Tuner:
         """For the card."""
         return {
             "steps": self.settings.steps,
-            "batch": self.settings.batch,
+            "batch": self._batch,
             "rates": dataclasses.asdict(self.settings.rates),
             "seed": self.settings.seed,
             "images": len(self.images),

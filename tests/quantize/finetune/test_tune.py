@@ -370,6 +370,30 @@ def test_what_is_missing_is_told_first(
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("device", "error", "reason"),
+    [
+        ("cuda:2", BackendUnavailableError, "sees 2 GPUs here, counted from 0; got cuda:2"),
+        ("cuda:abc", InputError, "must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'cuda:abc'"),
+        ("cudax", InputError, "must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'cudax'"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_told_first(
+    device: str,
+    error: type[Exception],
+    reason: str,
+    model: Model,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(error, match=reason):
+        Tuner(model, images, dataclasses.replace(SHORT, device=device))
+
+
 @pytest.mark.parametrize("steps", [0, -1])
 def test_steps_are_counted_from_one(steps: int) -> None:
     with pytest.raises(InputError, match="1 step"):

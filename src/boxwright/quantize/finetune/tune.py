@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,12 +241,28 @@ def head_tensors(model: Model) -> tuple[str, ...]:
 
 
 def _device(name: str) -> Any:
+    """The ``torch.device`` of a name; what other runtimes have names for is a CPU's here.
+
+    Raises:
+        InputError: No GPU is called that.
+        BackendUnavailableError: It is not there.
+    """
     torch = import_torch()
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BackendUnavailableError("PyTorch sees no GPU here; use --device cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name if name.startswith("cuda") else "cpu")
+    if not name.startswith("cuda"):
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
+    if match is None:
+        raise InputError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}")
+    if not torch.cuda.is_available():
+        raise BackendUnavailableError("PyTorch sees no GPU here; use --device cpu")
+    number, count = int(match.group(1) or 0), torch.cuda.device_count()
+    if number >= count:
+        raise BackendUnavailableError(
+            f"PyTorch sees {count} GPU{'s' if count > 1 else ''} here, counted from 0; got {name}"
+        )
+    return torch.device(name)
 
 
 def _digest(model: Model) -> str:

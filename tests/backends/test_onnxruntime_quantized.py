@@ -344,7 +344,7 @@ def test_what_is_concatenated_for_float_keeps_its_own_range(end: str) -> None:
 def test_a_part_that_is_rounded_does_not_clip_the_whole() -> None:
     net = Net()
     start = net.op("Relu", net.x, name="start")
-    bias = np.repeat(np.float32([0.0, 30.0]), 8)
+    bias = np.repeat(np.array([0.0, 30.0], np.float32), 8)
     whole = net.op("LeakyRelu", net.conv(start, "one", bias=bias), name="whole", alpha=0.1)
     part = net.builder.slice(whole, 0, 8, 1, "part")
     joined = net.op("Concat", part, part, name="joined", axis=1)

@@ -169,7 +169,7 @@ def variant(
             latency=True,
         )
         outcome = quantize_model(model, request)
-        if outcome.quantized is None:
+        if outcome.quantized is None or outcome.precision != "int8":
             raise boxwright.BoxwrightError("; ".join(outcome.notes) or "no INT8 in the budget")
         placement = outcome.quantized.placement
         made, precision = outcome.model, "int8"
@@ -279,7 +279,7 @@ def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
         try:
             subject = variant(name, model, calibration, files, given, scratch)
         except (boxwright.BoxwrightError, ImportError) as error:
-            yield f"| {name} | | | | | {' '.join(str(error).split())[:200]} |"
+            yield f"| {name} | | | | | {' '.join(str(error).split())[:300]} |"
             continue
         subjects.append(subject)
         done = evaluate(subject.engine, dataset, batch_size=given.batches[-1])

@@ -60,7 +60,6 @@ class Judge:
 
     name = "made-up points"
     key = "made-up"
-    default_drop = 0.5
     images: Sequence[Path] = (Path("one.png"),)
 
     def __init__(self, price: Callable[[set[str]], float]) -> None:

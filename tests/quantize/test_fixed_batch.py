@@ -11,7 +11,7 @@ from boxwright.backends.comparison import fixed_batch, sample_images
 from boxwright.model import Model
 from boxwright.probe import probe_of
 from boxwright.quantize.job import Request, quantize_model
-from boxwright.quantize.probing import check_on_probe, choose_probe
+from boxwright.quantize.probing import ProbeCheck, choose_probe
 from boxwright.quantize.rules import Rules
 from tests.models import make_images, make_model
 from tests.quantize.test_calibration import write_images
@@ -60,7 +60,7 @@ def test_it_is_quantised_and_built(
     ).model
     assert (probe_of(made.proto, made.card) is not None) == probe
     with backends.load(made, backend=backend, precision="int8") as runner:
-        check_on_probe(made, runner, backend)
+        ProbeCheck(backend)(made, runner)
     engine = backends.build(
         made,
         output=tmp_path / "fixed.bw",

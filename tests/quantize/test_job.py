@@ -26,7 +26,7 @@ from boxwright.quantize.latency import Choice, Latency
 from boxwright.quantize.legacy_cache import LegacyCache, read_legacy_cache, write_legacy_cache
 from boxwright.quantize.legacy_ranges import cache_of, ranges_from_cache
 from boxwright.quantize.objective import AgreementObjective, LabelledObjective
-from boxwright.quantize.probing import check_on_probe
+from boxwright.quantize.probing import ProbeCheck
 from boxwright.quantize.rules import Rules
 from tests.classifiers import make_classifier
 from tests.models import make_model
@@ -286,7 +286,7 @@ def test_what_a_runtime_makes_of_int8_passes_as_building_it_does(
     assert made.quantized is not None
     assert probe_of(made.model.proto, made.model.card) is not None
     with backends.load(made.model, backend="onnxruntime") as runner:
-        check_on_probe(made.model, runner, "onnxruntime")
+        ProbeCheck("onnxruntime")(made.model, runner)
 
 
 def test_int8_that_is_not_faster_is_not_handed_out(

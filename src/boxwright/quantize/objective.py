@@ -72,11 +72,6 @@ class Objective(Protocol):
         ...
 
     @property
-    def default_drop(self) -> float:
-        """The budget where none is stated, in points."""
-        ...
-
-    @property
     def images(self) -> Sequence[Path]:
         """The images it looks at."""
         ...
@@ -118,11 +113,6 @@ class LabelledObjective:
         return f"coco {self.dataset.sha256} {_digest_of(self.images)}"
 
     @property
-    def default_drop(self) -> float:
-        """See :class:`Objective`."""
-        return DEFAULT_DROP
-
-    @property
     def images(self) -> Sequence[Path]:
         """See :class:`Objective`."""
         return [image.path for image in self.dataset.images]
@@ -161,8 +151,6 @@ class AgreementObjective:
     Raises:
         InputError: There are no images, one cannot be read, or the float model finds nothing.
     """
-
-    default_drop = DEFAULT_AGREEMENT_DROP
 
     def __init__(
         self, model: Model, images: Sequence[str | Path], progress: ProgressCallback = silent

@@ -103,13 +103,3 @@ class ProbeCheck:
         if key not in self._floats:
             self._floats[key] = float_outputs(model, images, {})
         return self._floats[key]
-
-
-def check_on_probe(model: Model, runner: Runner, backend: str) -> None:
-    """As :class:`ProbeCheck`, once.
-
-    Raises:
-        BuildError: It computes something else than the model.
-        EngineError: It does not run.
-    """
-    ProbeCheck(backend)(model, runner)

@@ -98,6 +98,15 @@ def test_what_follows_from_times(
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["against"] == "fp32"
 
 
+def test_depthwise_layers_in_float_do_not_pay_where_that_is_slower_than_float() -> None:
+    slow = {"int8_without_depthwise": 12, "int8_with_heads__without_depthwise": 11}
+    assert not seen(fp32=10, int8=8, **slow).leaning.float_depthwise_pays
+    assert seen(
+        fp32=10, int8=8, **{**slow, "int8_without_depthwise": 9}
+    ).leaning.float_depthwise_pays
+    assert seen(fp32=10, int8=8).leaning.float_depthwise_pays, "not known"
+
+
 def test_int8_is_held_against_the_fastest_float() -> None:
     assert not seen(fp32=10, int8=5).hopeless
     found = seen(fp32=10, fp16=4, int8=5)

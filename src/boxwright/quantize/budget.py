@@ -6,8 +6,8 @@
 2. Biases are corrected, where asked for or where the budget is missed; kept if it helps. Then
    the best is fine-tuned, where that is asked for; what follows goes on without that, for it
    would be a training for every set of layers.
-3. Where the budget is still missed, all depthwise convolutions are put in float: as a rule it
-   is they that lose most.
+3. Where the budget is still missed, all depthwise convolutions are put in float, unless that
+   was seen to be slower than float: as a rule it is they that lose most.
 4. Where that is not enough, the other layers are put in order by what they do to the heads
    alone (:mod:`.sensitivity`), and the shortest beginning of that order which meets the
    budget in float is found by bisection.
@@ -255,7 +255,7 @@ class _Search:
         """The best with depthwise convolutions in float, the first that is within the budget."""
         base = self._base | self._depthwise
         body = frozenset(self._workshop.layers) - self._heads
-        if base == self._base or not body - base:
+        if base == self._base or not body - base or not self._leaning.float_depthwise_pays:
             return None
         best = self._untuned.variant
         ways = dict.fromkeys([best, *(replace(v, keep=self._base) for v in variants)])

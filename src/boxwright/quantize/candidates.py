@@ -89,10 +89,13 @@ class Leaning:
     Attributes:
         heads: Of the heads' convolutions, all others in INT8.
         depthwise: Of depthwise convolutions.
+        float_depthwise_pays: Whether INT8 may be faster than float with all depthwise
+            convolutions in float; ``False`` where it was seen to be slower.
     """
 
     heads: Faster | None = None
     depthwise: Faster | None = None
+    float_depthwise_pays: bool = True
 
 
 @dataclass(frozen=True)

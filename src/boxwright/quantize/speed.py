@@ -169,6 +169,7 @@ class Look:
             ],
             "faster_heads": self.leaning.heads,
             "faster_depthwise": self.leaning.depthwise,
+            "float_depthwise_pays": self.leaning.float_depthwise_pays,
             "reason": self.reason,
         }
 
@@ -249,7 +250,10 @@ def judge(
     # Heads are judged beside what they would be with.
     with_heads, without = (_BOTH, _PLAIN) if depthwise == "float" else (_HEADS, USUAL)
     heads = _faster(latency, with_heads, without, seed)
-    return Look(latency, best, found, Leaning(heads, depthwise))
+    plain = [form.ratio for form in found if form.name in (_PLAIN, _BOTH) and form.ratio]
+    # Nothing is handed out for this, so the likelier is good enough.
+    pays = not plain or any(ratio.median > 1.0 for ratio in plain)
+    return Look(latency, best, found, Leaning(heads, depthwise, pays))
 
 
 def _faster(latency: Latency, int8: str, floats: str, seed: int) -> Faster | None:

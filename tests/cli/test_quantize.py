@@ -136,9 +136,13 @@ def test_a_cache_of_tensorrt_is_written_and_read(run: Run, made: Path) -> None:
     )
     assert first.exit_code == 0, first.output
     assert Path("c.cache").read_text().startswith("TRT-8601-EntropyCalibration2\n")
-    second = run("quantize", made / "tiny-float.onnx", "--from-cache", "c.cache", "-o", "b.onnx")
+    second = run(
+        *("quantize", made / "tiny-float.onnx", "--from-cache", "c.cache"),
+        *("--write-cache", "d.cache", "-o", "b.onnx"),
+    )
     assert second.exit_code == 0, second.output
     assert "a calibration cache" in second.stdout
+    assert Path("d.cache").read_bytes() == Path("c.cache").read_bytes()
 
 
 _WRONG: list[tuple[tuple[str, ...], int, str]] = [

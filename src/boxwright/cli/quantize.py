@@ -249,13 +249,16 @@ def _write_cache(outcome: Outcome, options: Mapping[str, Any]) -> Outcome:
     """Write the ranges of the INT8 model; where there is none, the outcome says so."""
     import dataclasses
 
-    from boxwright.quantize.legacy_cache import write_legacy_cache
+    from boxwright.quantize.legacy_cache import read_legacy_cache, write_legacy_cache
     from boxwright.quantize.legacy_ranges import cache_of
 
     path = options["write_cache"]
     if outcome.quantized is None:
         remark = f"{path} was not written: no INT8 model was found whose ranges it could hold"
         return dataclasses.replace(outcome, notes=(*outcome.notes, remark))
+    if options["from_cache"] is not None:  # with its calibrator's name, which ranges do not tell
+        write_legacy_cache(path, read_legacy_cache(options["from_cache"]))
+        return outcome
     made = outcome.quantized.model.card.transforms[-1].parameters
     cache = cache_of(outcome.calibration, made["method"], made.get("percentile", 99.99))
     write_legacy_cache(path, cache)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from _arguments import int8_parser
 from _environment import heading, tell
 
 from boxwright import backends
@@ -100,17 +101,12 @@ def page(given: argparse.Namespace) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--calibration", type=Path, nargs="+", required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--annotations", type=Path, required=True)
+    parser = int8_parser(__doc__)
     parser.add_argument("--methods", type=lambda text: text.split(","), default=["entropy"])
     parser.add_argument("--backends", type=lambda text: text.split(","), default=["openvino"])
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="a folder that a stopped run goes on with")
-    parser.add_argument("--output", type=Path, help="a file for the output as well")
     given = parser.parse_args()
     tell(page(given), given.output)
 

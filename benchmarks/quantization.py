@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _arguments import int8_parser
 from _environment import heading, tell
 
 import boxwright
@@ -296,17 +297,12 @@ def page(path: Path, given: Any, scratch: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, nargs="+")
+    parser = int8_parser(__doc__)
     parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--calibration", type=Path, nargs="+", required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--variants", default="fp32,int8,int8-percentile,int8-entropy,static")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--level", type=int, default=1, help="TensorRT's optimization level")
-    parser.add_argument("--output", type=Path, help="a file for the output as well")
     given = parser.parse_args()
     given.batches = [int(text) for text in given.batch.split(",")]
     tell(pages(given), given.output)

@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+from _arguments import int8_parser
 from _environment import heading, tell
 
 from boxwright.datasets import open as open_dataset
@@ -97,12 +97,7 @@ def page(given: argparse.Namespace) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--calibration", type=Path, nargs="+", required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--annotations", type=Path, required=True)
-    parser.add_argument("--output", type=Path, help="a file for the output as well")
+    parser = int8_parser(__doc__)
     given = parser.parse_args()
     tell(page(given), given.output)
 

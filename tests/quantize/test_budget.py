@@ -25,19 +25,8 @@ from boxwright.quantize.rules import Rules
 from boxwright.quantize.sensitivity import groups_of, measure_sensitivity, worst_first
 from boxwright.quantize.variants import Variant, Workshop, prepared
 from tests.models import make_images, make_model
-from tests.quantize.test_calibration import write_images
 
 _RULES = Rules(min_channels=1, first=True, heads=True)
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("calibration") / "images", 6)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from boxwright.quantize.job import Request, quantize_model
 from boxwright.quantize.probing import ProbeCheck, choose_probe
 from boxwright.quantize.rules import Rules
 from tests.models import make_images, make_model
-from tests.quantize.test_calibration import write_images
 
 _RULES = Rules(min_channels=1, first=True)
 
@@ -25,11 +24,6 @@ def make_fixed(batch: int = 4) -> Model:
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch
     return Model(model.proto, model.card)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("calibration") / "images", 6)
 
 
 def test_the_batch_of_a_graph_is_known() -> None:

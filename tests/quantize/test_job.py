@@ -31,7 +31,6 @@ from boxwright.quantize.rules import Rules
 from tests.classifiers import make_classifier
 from tests.models import make_model
 from tests.quantize.looks import saw
-from tests.quantize.test_calibration import write_images
 from tests.ship.material import write_material
 
 _RULES = Rules(min_channels=1, first=True)
@@ -42,16 +41,6 @@ def model() -> Model:
     """One that finds something in noise."""
     made = make_model()
     return made.with_card(dataclasses.replace(made.card, score_threshold=0.05))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("calibration") / "images", 6)
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("others") / "images", 4, seed=9)
 
 
 def test_the_float_model_agrees_with_itself(model: Model, others: list[Path]) -> None:

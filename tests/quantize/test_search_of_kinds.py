@@ -21,22 +21,11 @@ from boxwright.quantize.rules import Rules
 from boxwright.quantize.variants import BUDGET, Variant, Workshop
 from tests.models import make_model
 from tests.quantize.test_budget import Judge, heads, int8_layers
-from tests.quantize.test_calibration import write_images
 
 _RULES = Rules(min_channels=1, first=True)
 # The layers of the small network, by what they are.
 _DEPTHWISE, _HEAD = "node/conv_7", "node/conv_19"
 _PLAIN = ("node/conv_3", "node/conv_10", "node/conv_13")
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("calibration") / "images", 6)
 
 
 @pytest.fixture(scope="module")

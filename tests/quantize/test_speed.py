@@ -24,7 +24,6 @@ from boxwright.quantize.speed import Look, forms_of, judge
 from boxwright.quantize.variants import Variant, Workshop
 from tests.models import make_images, make_model
 from tests.quantize.looks import latency_of, saw, timed
-from tests.quantize.test_calibration import write_images
 
 _RULES = Rules(min_channels=1, first=True)
 _FORMS = {
@@ -40,16 +39,6 @@ def model() -> Model:
     """One that finds something in noise."""
     made = make_model()
     return made.with_card(dataclasses.replace(made.card, score_threshold=0.05))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("calibration") / "images", 6)
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("others") / "images", 4, seed=9)
 
 
 def seen(**milliseconds: float) -> Look:

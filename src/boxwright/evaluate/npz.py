@@ -88,6 +88,21 @@ def read_npz(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[
         raise InputError(f"{path}: not a readable .npz file: {error}") from error
 
 
+def begins_with(path: Path, member: str) -> bool:
+    """Whether a file begins as an ``.npz`` with that array in front, damaged or not.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        with open_regular(path) as stream:
+            start = stream.read(64)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    # A zip file starts with its first member's header: 30 bytes, then the name.
+    return start.startswith(b"PK\x03\x04") and start[30:].startswith(member.encode())
+
+
 def _read_array(stream: IO[bytes], size: int) -> NDArray[Any]:
     # numpy.lib.format describes the layout; its own reader evaluates the header as Python.
     magic, version = stream.read(6), stream.read(2)

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.errors import InputError
-from boxwright.evaluate.npz import read_npz, write_npz
-from boxwright.files import open_regular
+from boxwright.evaluate.npz import begins_with, read_npz, write_npz
 from boxwright.quantize.histogram import (
     BINS,
     HIGHEST_EXPONENT,
@@ -118,13 +117,7 @@ def is_ours(path: Path) -> bool:
     Raises:
         InputError: It cannot be read.
     """
-    try:
-        with open_regular(path) as stream:
-            start = stream.read(64)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    # A zip file starts with its first member's header: 30 bytes, then the name.
-    return start.startswith(b"PK\x03\x04") and start[30:].startswith(_HEADER.encode())
+    return begins_with(path, _HEADER)
 
 
 def read(path: Path) -> Stored:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from boxwright.errors import InputError
-from boxwright.evaluate.npz import read_npz, write_npz
-from boxwright.files import human_size, open_regular
+from boxwright.evaluate.npz import begins_with, read_npz, write_npz
+from boxwright.files import human_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ def load_checkpoint(path: Path, key: str, size: int, steps: int) -> Checkpoint |
     """
     if not path.exists():
         return None
-    if not _is_ours(path):
+    if not begins_with(path, _HEADER):
         raise InputError(
             f"{path} is to keep a training ({human_size(path.stat().st_size)} of something else "
             "are there): name another folder with --work, or delete it"
@@ -117,13 +117,3 @@ def _vector(values: NDArray[Any], size: int) -> Floats:
     if values.dtype != np.float32 or values.shape != (size,) or not np.isfinite(values).all():
         raise ValueError(f"{size} finite numbers were expected, got shape {list(values.shape)}")
     return values
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with open_regular(path) as stream:
-            start = stream.read(64)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    # A zip file starts with its first member's header: 30 bytes, then the name.
-    return start.startswith(b"PK\x03\x04") and start[30:].startswith(_HEADER.encode())

@@ -32,6 +32,7 @@ _MOST_GROUPS = 10
     boxwright quantize t.onnx --calibration photos/ -o q.onnx
     boxwright quantize t.onnx --calibration a/ --annotations b.json --max-drop 0.5 -o q.onnx
     boxwright quantize t.onnx --calibration photos/ --target tensorrt --latency -o q.onnx
+    boxwright quantize t.onnx --calibration frames/ --finetune -o q.onnx
     boxwright quantize t.onnx --from-cache calibration.cache -o q.onnx
     boxwright quantize t.onnx --list
     """,

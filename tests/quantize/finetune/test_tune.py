@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,47 +28,12 @@ from boxwright.quantize.insert import weight_scales
 from boxwright.quantize.job import Request, quantize_model
 from boxwright.quantize.objective import HeadReference
 from boxwright.quantize.quantizer import Quantized, prepare, quantize
-from boxwright.quantize.rules import Rules
 from boxwright.quantize.variants import Variant, Workshop, prepared
 from boxwright.ranges import ranges_of
-from tests.models import make_model
-from tests.quantize.test_calibration import write_images
+from tests.quantize.finetune.short import RULES, SHORT
 from tests.quantize.test_insert import assert_canonical
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
-
-RULES = Rules(min_channels=1, first=True, heads=True)
-# So few steps must be larger ones.
-SHORT = Settings(steps=12, batch=2, rates=Rates(1e-3, 5e-3, 2e-2), device="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine, threads that wait for each other take ten times as long."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    made = make_model()
-    return made.with_card(dataclasses.replace(made.card, score_threshold=0.05))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("images") / "images", 10)
-
-
-@pytest.fixture(scope="module")
-def quantized(model: Model, images: list[Path]) -> Quantized:
-    """Over ranges that are much too narrow, so that there is something to learn."""
-    found = calibrate(model, images)
-    return quantize(model, found, method="percentile", percentile=60, rules=RULES)
 
 
 @pytest.fixture(scope="module")
@@ -370,30 +334,6 @@ def test_what_is_missing_is_told_first(
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize(
-    ("device", "error", "reason"),
-    [
-        ("cuda:2", BackendUnavailableError, "sees 2 GPUs here, counted from 0; got cuda:2"),
-        ("cuda:abc", InputError, "must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'cuda:abc'"),
-        ("cudax", InputError, "must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'cudax'"),
-    ],
-)
-def test_a_gpu_that_is_not_there_is_told_first(
-    device: str,
-    error: type[Exception],
-    reason: str,
-    model: Model,
-    images: list[Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(error, match=reason):
-        Tuner(model, images, dataclasses.replace(SHORT, device=device))
-
-
 @pytest.mark.parametrize("steps", [0, -1])
 def test_steps_are_counted_from_one(steps: int) -> None:
     with pytest.raises(InputError, match="1 step"):
@@ -436,7 +376,6 @@ class TestInASearch:
             tune=True,
             tune_steps=80,
             bias=False,
-            device="cpu",
             work=tmp_path,
         )
         found = quantize_model(model, request)
@@ -480,10 +419,10 @@ class TestInASearch:
         self, model: Model, images: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Tuner, "tune", lambda self, quantized, progress: quantized)
-        request = Request(
-            calibration=images, method="minmax", rules=RULES, images=images, tune=True
+        found = quantize_model(
+            model,
+            Request(calibration=images, method="minmax", rules=RULES, images=images, tune=True),
         )
-        found = quantize_model(model, dataclasses.replace(request, device="cpu"))
         assert found.budget is not None
         assert not found.budget.chosen.variant.tuned  # type: ignore[union-attr]
         assert any("fine-tuned model was not taken" in note for note in found.notes)

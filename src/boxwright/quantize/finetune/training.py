@@ -123,20 +123,37 @@ def rate_at(step: int, steps: int) -> float:
 
 
 @contextlib.contextmanager
-def deterministic(torch: Any) -> Iterator[None]:
-    """Let PyTorch take only algorithms that give the same result every time.
+def exact(torch: Any) -> Iterator[None]:
+    """Let PyTorch compute in float32 throughout, and the same way every time.
 
-    On a GPU one of them may have none; it then takes what it has.
+    On a GPU its convolutions would be in TF32 else, whose 11 bits are coarser than what is
+    learnt here. Where a GPU has no algorithm of an operator that gives the same result every
+    time, it takes what it has.
     """
     before = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    switches = _precision_switches(torch)
+    set_before = [getattr(place, name) for place, name, _ in switches]
     try:
+        for place, name, full in switches:
+            setattr(place, name, full)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*deterministic.*")
             yield
     finally:
+        for (place, name, _), value in zip(switches, set_before, strict=True):
+            setattr(place, name, value)
         torch.use_deterministic_algorithms(before, warn_only=only_warns)
+
+
+def _precision_switches(torch: Any) -> list[tuple[Any, str, Any]]:
+    """What decides whether a GPU may use TF32: where, its name, its value for float32."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(convolutions, "conv"):
+        # PyTorch 2.9 and later, where the older switches must not be mixed with these.
+        return [(place, "fp32_precision", "ieee") for place in (convolutions.conv, products)]
+    return [(place, "allow_tf32", False) for place in (convolutions, products)]
 
 
 class Trainer:
@@ -198,10 +215,6 @@ class Trainer:
         Raises:
             InputError: The loss is no number any more, or `work` is a file of something else.
         """
-        with deterministic(self._torch):
-            return self._run(key, work, progress)
-
-    def _run(self, key: str, work: Path | None, progress: ProgressCallback) -> Trained:
         began = saved = time.monotonic()
         steps, cost = self._settings.steps, 0.0
         kept = None if work is None else load_checkpoint(work, key, self._size, steps)

@@ -27,7 +27,7 @@ from boxwright.quantize.canonical import canonical_runner
 from boxwright.quantize.finetune.images import Lessons
 from boxwright.quantize.finetune.network import Network, Tensor, import_torch
 from boxwright.quantize.finetune.parameters import parameters_of
-from boxwright.quantize.finetune.training import Settings, Trained, Trainer
+from boxwright.quantize.finetune.training import Settings, Trained, Trainer, exact
 from boxwright.quantize.insert import LEVELS, weight_scales
 from boxwright.quantize.layers import last_layers
 from boxwright.quantize.preactivation import kept_ranges
@@ -124,8 +124,9 @@ class Tuner:
         key = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
         work = None if self.work is None else self.work / f"finetuning-{key[:16]}.npz"
         try:
-            trainer = self._trainer(quantized, progress)
-            trained = trainer.run(key=key, work=work, progress=progress)
+            with exact(import_torch()):
+                trainer = self._trainer(quantized, progress)
+                trained = trainer.run(key=key, work=work, progress=progress)
         except RuntimeError as error:
             # PyTorch's word for all that goes wrong in it: memory, most of all.
             reason = str(error).strip().split("\n")[0][:300]

@@ -105,6 +105,8 @@ def test_the_table_names_every_layer_with_its_precision_or_reason(
         *("", "", "", "asked to stay in float", "gives a head's output"),
     ]
     assert all(tensor["amax"] > 0 for tensor in table["tensors"])
+    assert table["parameters"]["method"] == "minmax"
+    assert table["parameters"]["keep"] == [first]
 
 
 def test_the_same_calibration_gives_the_same_bytes(

@@ -159,13 +159,20 @@ def _to_float(
     """How far a quantised plan and its graph are from the graph in float."""
     graph, own = (_distance(floats, values)["nrmse"] for values in (expected, got))
     allowed = min(max(MAX_NRMSE_IMAGE, MAX_RATIO_TO_GRAPH * graph), MAX_NRMSE_AT_ALL)
-    if not own <= allowed:
+    if own <= allowed:
+        return {"nrmse_to_float": own, "graph_nrmse_to_float": graph}
+    if not graph <= MAX_NRMSE_AT_ALL:
         raise BuildError(
-            f"{plan} computes another {name!r} than the model: on an image it was calibrated "
-            f"on, nrmse {own:.2g} to the model before it was quantised, where the quantised "
-            f"model itself has {graph:.2g}; at most {allowed:.2g} expected"
+            f"the quantised model itself has little in common with the model before: on an image "
+            f"it was calibrated on, {name!r} has an nrmse of {graph:.2g} to it, and {own:.2g} as "
+            f"{plan} computes it; at most {allowed:.2g} expected; try other ranges (--method), or "
+            "--max-drop, which finds layers to keep in float"
         )
-    return {"nrmse_to_float": own, "graph_nrmse_to_float": graph}
+    raise BuildError(
+        f"{plan} computes another {name!r} than the model: on an image it was calibrated "
+        f"on, nrmse {own:.2g} to the model before it was quantised, where the quantised "
+        f"model itself has {graph:.2g}; at most {allowed:.2g} expected"
+    )
 
 
 def _is_flat(values: NDArray[Any]) -> bool:

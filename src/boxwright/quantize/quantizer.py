@@ -45,8 +45,9 @@ class Quantized:
     amax: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """The table of layers and tensors, JSON values only."""
+        """How it was made, and the table of layers and tensors; JSON values only."""
         return {
+            "parameters": dict(self.model.card.transforms[-1].parameters),
             "layers": [
                 {
                     "name": layer.name,

@@ -45,18 +45,22 @@ def settle(
         user should know. Where none keeps to the budget, that is the first.
     """
     notes: list[str] = []
-    chosen, choice = found.chosen, first[1]
-    if choice.allows(INT8) or chosen is None or found.max_drop is None:
+    preferred, choice = found.chosen, first[1]
+    if choice.allows(INT8) or preferred is None or found.max_drop is None:
         return found, first, notes
+    tried = preferred
     for candidate in _others(found):
-        notes.append(f"{_told(chosen)}: {choice.reason}")
+        notes.append(f"{_told(tried)}: {choice.reason}; so next: {_told(candidate)}")
         made = workshop.make(candidate.variant, progress, found.why)
-        reason = f"{found.reason}; settled on {_told(candidate)}, which the target computes better"
+        reason = (
+            f"settled on {_told(candidate)}, because {_told(preferred)} did not keep to the "
+            "budget on the target"
+        )
         result = replace(found, chosen=candidate, quantized=made, reason=reason)
         latency, choice = compare(made, result)
         if choice.allows(INT8):
             return result, (latency, choice), notes
-        chosen = candidate
+        tried = candidate
     return found, first, notes
 
 

@@ -14,7 +14,7 @@ from boxwright.backends.onnxruntime import _summarise as summarise
 from boxwright.backends.onnxruntime import session
 from boxwright.backends.onnxruntime.integers import IntegerWriter, Scale
 from boxwright.backends.onnxruntime.lowering import lower_mish
-from boxwright.backends.onnxruntime.quantized import _scales_for_bias, lower_quantized
+from boxwright.backends.onnxruntime.quantized import lower_quantized
 from boxwright.backends.onnxruntime.session import open_session, optimise, session_options
 from boxwright.environment import cpu_architecture
 from boxwright.quantize.calibration import Calibration
@@ -475,78 +475,6 @@ def test_it_is_as_near_to_float_as_the_portable_graph(activation: str, better: f
 
 
 # Biases
-
-
-def near_dead(weight: float, bias: float) -> Net:
-    net = Net()
-    start = net.op("Relu", net.x, name="start")
-    weights = net.random.normal(0, 0.1, (16, 16, 1, 1)).astype(np.float32)
-    weights[::2] *= np.float32(weight)
-    biases = np.full(16, bias, np.float32)
-    one = net.op("LeakyRelu", net.conv(start, "one", weights=weights, bias=biases), name="leaky")
-    net.done(net.conv(one, "end"))
-    return net
-
-
-@pytest.mark.parametrize("bias", [0.0, 0.03, 10.0, -1e4])
-@pytest.mark.parametrize("weight", [0.0, 1e-12, 1e-7, 1e-4])
-def test_channels_with_next_to_no_weights_keep_their_bias(weight: float, bias: float) -> None:
-    """Folding a batch normalisation leaves such channels: all they have is a bias.
-
-    As an INT32 in steps of input and weight scale it would not fit (nrmse 0.9), or, with a
-    scale of 1 for zero weights, be rounded away.
-    """
-    _, far, portable = lowered(near_dead(weight, bias), inputs(), keep=["end"])
-    assert far < 3 * portable + 1e-3
-    assert far < 0.02
-
-
-def test_other_channels_keep_the_scales_of_the_portable_graph() -> None:
-    proto, _, ranges = quantized(near_dead(1.0, 0.1).proto, inputs())
-    made = lower_quantized(proto, ranges)
-    assert "one/weights/scale" in {t.name for t in made.graph.initializer}
-    assert not any("one/weights/uint8" in node.name for node in made.graph.node)
-    assert sum(n.input[0] == "one/weights" for n in made.graph.node) == 1
-
-
-def test_scales_for_biases_are_as_fine_as_they_can_be() -> None:
-    weights = np.zeros((4, 2, 1, 1), np.float32)
-    weights[0] = weights[1] = 0.5
-    weights[3] = 1e-9
-    scales = np.array([0.004, 0.004, 1.0, 2.0**-24], np.float32)
-    bias = np.array([1e9, 1.0, 100.0, 100.0], np.float32)
-    found = _scales_for_bias(weights, scales, bias, 0.01)
-    steps = bias / (0.01 * found.astype(float))
-    assert found[1] == scales[1]
-    assert found.dtype == np.float32
-    assert (np.abs(steps) <= 2**30 * (1 + 1e-6)).all()
-    assert np.abs(steps[[0, 2, 3]]) == pytest.approx(2**30, rel=1e-6)
-
-
-def test_weights_of_two_convolutions_get_scales_for_each_bias() -> None:
-    net = Net()
-    start = net.op("Relu", net.x, name="start")
-    weights = net.constant("w", net.random.normal(0, 1e-9, (16, 16, 1, 1)))
-    one = net.op("Conv", start, weights, net.constant("b1", np.full(16, 10.0)), name="one")
-    two = net.op("Conv", start, weights, net.constant("b2", np.full(16, -3.0)), name="two")
-    joined = net.op("Concat", one, two, name="joined", axis=1)
-    net.done(net.conv(joined, "end", (32, 16)))
-    found, far, _ = lowered(net, inputs(), keep=["end"])
-    assert found["QLinearConv"] == 2
-    assert far < 0.01
-
-
-def test_weights_that_no_pair_is_in_front_of_stay_as_they_are() -> None:
-    proto, _, ranges = quantized(near_dead(0.0, 10.0).proto, inputs())
-    conv = next(node for node in proto.graph.node if node.op_type == "Conv")
-    values = numpy_helper.from_array(np.zeros((16, 16, 1, 1), np.float32), "given")
-    conv.input[1] = "given"
-    proto.graph.node.insert(0, helper.make_node("Constant", [], ["given"], value=values))
-    made = lower_quantized(proto, ranges)
-    assert "given" in next(n for n in made.graph.node if n.name == conv.name).input
-
-
-# What is left alone
 
 
 def test_without_ranges_only_pairs_that_were_there_are_there() -> None:

@@ -60,6 +60,22 @@ class IntegerWriter:
         grid = np.array(scale.scale, np.float32), np.array(scale.zero, np.uint8)
         return self.pair(tensor, f"{tensor}/uint8", *grid)
 
+    def bias(self, name: str, bias: NDArray[Any], steps: NDArray[np.float32]) -> str:
+        """A bias as INT32 with a DequantizeLinear; returns the name of what comes out.
+
+        Versions before 1.21 run a convolution in INT8 only if its bias is such.
+
+        Args:
+            name: Of the new nodes.
+            bias: ``(C,)``, float.
+            steps: ``(C,)``, what 1 stands for: the input's scale times the weights'.
+        """
+        # In float32, as later versions do it, and to the same bits.
+        values = np.rint(bias.astype(np.float32) / steps)
+        integers = self._constant(f"{name}/int32", values.astype(np.int32))
+        scale = self._constant(f"{name}/scale", steps)
+        return self._node("DequantizeLinear", [integers, scale], f"{name}/float", axis=0)
+
     def leaky(
         self, undone: onnx.NodeProto, name: str, slope: float, before: Scale, after: Scale
     ) -> str:

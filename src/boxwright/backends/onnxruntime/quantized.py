@@ -16,9 +16,9 @@ what it is written as matters:
 - a Swish is float between two pairs, and not a table and a product (`IntegerWriter.swish`);
 - what a concatenation joins has one scale, so that it copies (`_Lowering._share`).
 
-ONNX Runtime also makes the bias an INT32 in steps of the input's scale times the channel's
-weight scale. Where a channel's weights are next to nothing, or all zero, its bias is out of
-that range or too coarse; such channels get another weight scale here (`_scales_for_bias`).
+Such a convolution's bias is an INT32 in steps of the input's scale times the channel's weight
+scale. Where a channel's weights are next to nothing, or all zero, its bias is out of that range or
+too coarse; such channels get another weight scale here (`_scales_for_bias`).
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ class _Lowering:
         pairs: dict[str, onnx.NodeProto] = {}
         for node in self._nodes:
             if node.op_type == "Conv":
-                self._fit_bias(node)
+                self._write_bias(node)
             if self._write_activation(node, pairs):
                 continue
             for number, name in enumerate(node.input):
@@ -338,8 +338,8 @@ class _Lowering:
             self._write_pairs(node, pairs)
         return bool(source)
 
-    def _fit_bias(self, node: onnx.NodeProto) -> None:
-        """Give a convolution the weight scales that its bias needs."""
+    def _write_bias(self, node: onnx.NodeProto) -> None:
+        """Give a convolution an INT32 bias, and the weight scales that it needs."""
         maker = self._makers.get(node.input[1])
         scale = self._scales.get(self._behind.get(node.input[0], ""))
         if scale is None or maker is None or maker.op_type != "DequantizeLinear":
@@ -357,13 +357,15 @@ class _Lowering:
         if not np.array_equal(fitting, scales):
             name = f"{node.output[0]}/weights"
             node.input[1] = self._writer.pair(pair.input[0], name, fitting, zeros, axis=0)
+        steps = np.float32(scale.scale) * fitting
+        node.input[2] = self._writer.bias(f"{node.output[0]}/bias", bias, steps)
 
     def _array(self, name: str) -> NDArray[Any] | None:
         tensor = self._constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def _drop_unread(self) -> None:
-        """Weights' pairs that others stand for now; ONNX Runtime would keep their bytes."""
+        """Weights' pairs and biases that others stand for now."""
         for operator in ("DequantizeLinear", "QuantizeLinear"):
             nodes = list(self._graph.node)
             used = count_reads(self._proto)
@@ -371,6 +373,10 @@ class _Lowering:
             if len(kept) < len(nodes):
                 del self._graph.node[:]
                 self._graph.node.extend(kept)
+        used = count_reads(self._proto)
+        constants = [tensor for tensor in self._graph.initializer if used[tensor.name]]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(constants)
 
 
 def _slope_of(leaky: onnx.NodeProto) -> float:

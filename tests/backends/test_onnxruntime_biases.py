@@ -30,6 +30,21 @@ def test_biases_are_integers_already() -> None:
     assert not any(np.array_equal(value, bias) for value in constants.values()), "is read no more"
 
 
+def test_steps_beyond_float32_leave_the_bias_in_float() -> None:
+    net, most = Net(), 1e30
+    start = net.op("Relu", net.x, name="start")
+    weights = np.full((16, 16, 1, 1), 1e20, np.float32)
+    bias = np.zeros(16, np.float32)
+    net.done(net.conv(net.conv(start, "one", weights=weights, bias=bias), "end"))
+    proto, _, _ = quantized(net.proto, inputs(), keep=["end"])
+    for tensor in proto.graph.initializer:
+        if tensor.name == "start/scale":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(most / 127, np.float32), tensor.name))
+    made = lower_quantized(proto, {"start": (0.0, most)})
+    (one,) = (node for node in made.graph.node if node.output[0] == "one")
+    assert one.input[2] in {tensor.name for tensor in made.graph.initializer}
+
+
 def near_dead(weight: float, bias: float) -> Net:
     net = Net()
     start = net.op("Relu", net.x, name="start")

@@ -357,8 +357,10 @@ class _Lowering:
         if not np.array_equal(fitting, scales):
             name = f"{node.output[0]}/weights"
             node.input[1] = self._writer.pair(pair.input[0], name, fitting, zeros, axis=0)
-        steps = np.float32(scale.scale) * fitting
-        node.input[2] = self._writer.bias(f"{node.output[0]}/bias", bias, steps)
+        with np.errstate(over="ignore"):
+            steps = np.float32(scale.scale) * fitting
+        if np.isfinite(steps).all():
+            node.input[2] = self._writer.bias(f"{node.output[0]}/bias", bias, steps)
 
     def _array(self, name: str) -> NDArray[Any] | None:
         tensor = self._constants.get(name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from boxwright.backends.onnxruntime.quantized import _scales_for_bias, lower_quantized
-from tests.backends.test_onnxruntime_quantized import lowered
-from tests.quantize.graphs import Net, inputs, quantized
+from boxwright.backends.onnxruntime.session import open_session, session_options
+from tests.backends.test_onnxruntime_quantized import lowered, plan
+from tests.quantize.graphs import Net, inputs, operators, quantized
 
 
 def test_biases_are_integers_already() -> None:
@@ -28,6 +29,18 @@ def test_biases_are_integers_already() -> None:
     np.testing.assert_array_equal(steps, x_scale * weight_scales)
     np.testing.assert_allclose(integers * steps.astype(float), bias, atol=0.5001 * steps.max())
     assert not any(np.array_equal(value, bias) for value in constants.values()), "is read no more"
+
+
+def test_a_bias_that_is_an_input_too_stays_its_default() -> None:
+    """As files of ONNX's first versions list all their weights."""
+    proto, _, ranges = quantized(near_dead(1.0, 0.5).proto, inputs(), keep=["end"])
+    value = helper.make_tensor_value_info("one/bias", TensorProto.FLOAT, [16])
+    proto.graph.input.append(value)
+    made = plan(lower_quantized(proto, ranges))
+    assert operators(made)["QLinearConv"] == 1
+    session = open_session(made.SerializeToString(), session_options({}, optimise=False), "cpu")
+    (found,) = session.run(None, {"x": inputs()})
+    assert np.isfinite(found).all()
 
 
 def test_steps_beyond_float32_leave_the_bias_in_float() -> None:

@@ -375,8 +375,9 @@ class _Lowering:
             if len(kept) < len(nodes):
                 del self._graph.node[:]
                 self._graph.node.extend(kept)
-        used = count_reads(self._proto)
-        constants = [tensor for tensor in self._graph.initializer if used[tensor.name]]
+        # A constant that is an input too is its default.
+        read = {*count_reads(self._proto), *(value.name for value in self._graph.input)}
+        constants = [tensor for tensor in self._graph.initializer if tensor.name in read]
         del self._graph.initializer[:]
         self._graph.initializer.extend(constants)
 

@@ -146,7 +146,9 @@ class Model:
         """
         from onnx import TensorProto
 
-        if _keeps_values_elsewhere(self.proto):
+        from boxwright.graph.external import keeps_values_elsewhere
+
+        if keeps_values_elsewhere(self.proto):
             raise ModelError(f"{origin} keeps values in another file; export it again in one piece")
         graph = self.proto.graph
         initializers = {tensor.name for tensor in graph.initializer}
@@ -263,20 +265,6 @@ def _without_initializers(proto: onnx.ModelProto) -> tuple[bytes, bytes]:
         model.SerializeToString(deterministic=True),
         graph.SerializeToString(deterministic=True),
     )
-
-
-def _keeps_values_elsewhere(message: Message) -> bool:
-    """Whether a tensor anywhere names a file for its values: a graph must read no others."""
-    from onnx import TensorProto
-
-    if isinstance(message, TensorProto):
-        return message.data_location == TensorProto.EXTERNAL or len(message.external_data) > 0
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is not None:
-            parts = value if isinstance(value, Sequence) else (value,)
-            if any(map(_keeps_values_elsewhere, parts)):
-                return True
-    return False
 
 
 def _has_broken_text(message: Message) -> bool:

@@ -219,7 +219,8 @@ def test_a_plan_cannot_read_other_files(
     for key, value in (("location", place), ("offset", "0"), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
     crafted = sound.with_plan(sound.plans[0], proto.SerializeToString(), tmp_path / "crafted.bw")
-    with pytest.raises(EngineError, match="cannot be loaded"):
+    # ONNX Runtime itself refuses all three from 1.24 on only.
+    with pytest.raises(EngineError, match=r"cannot be loaded.*keeps values in another file"):
         backends.load(crafted)
 
 

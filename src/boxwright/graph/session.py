@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from boxwright.errors import ModelError
 from boxwright.extras import import_onnxruntime
+from boxwright.graph.external import keeps_values_elsewhere
 
 if TYPE_CHECKING:
     import onnx
@@ -21,6 +23,8 @@ def plain_session(proto: onnx.ModelProto) -> Any:
     Raises:
         Exception: ONNX Runtime refuses the graph; its exceptions share no other base.
     """
+    if keeps_values_elsewhere(proto):
+        raise ModelError("the graph keeps values in another file")
     runtime = import_onnxruntime()
     settings = runtime.SessionOptions()
     settings.log_severity_level = _FATAL

@@ -14,8 +14,15 @@ from boxwright.backends.base import TensorSpec
 from boxwright.backends.options import check_options
 from boxwright.backends.runner import CheckedRunner
 from boxwright.environment import cpu_features
-from boxwright.errors import BackendUnavailableError, BuildError, EngineError, InputError
+from boxwright.errors import (
+    BackendUnavailableError,
+    BuildError,
+    EngineError,
+    InputError,
+    ModelError,
+)
 from boxwright.extras import import_onnxruntime
+from boxwright.graph.external import serialised_keeps_values_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +116,8 @@ def open_session(data: bytes, settings: Any, device: str) -> Any:
     providers = providers_for(device)
     runtime = import_onnxruntime()
     try:
+        if serialised_keeps_values_elsewhere(data):
+            raise ModelError("it keeps values in another file")
         # Without `enable_fallback=0` a failure is printed and tried a second time.
         session = runtime.InferenceSession(
             data,

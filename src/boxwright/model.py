@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from boxwright.card import CARD_KEY, ModelCard
 from boxwright.errors import CardError, InputError, ModelError
+from boxwright.external_data import keeps_values_elsewhere
 from boxwright.files import atomic_write, human_size, open_regular
 from boxwright.metadata import read_metadata, write_metadata
 
@@ -145,8 +146,6 @@ class Model:
             ModelError: They differ; the message says where.
         """
         from onnx import TensorProto
-
-        from boxwright.graph.external import keeps_values_elsewhere
 
         if keeps_values_elsewhere(self.proto):
             raise ModelError(f"{origin} keeps values in another file; export it again in one piece")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ from boxwright.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
-    from google.protobuf.message import Message
 
 
 @dataclass(frozen=True)
@@ -35,31 +34,6 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def locations(proto: onnx.ModelProto) -> list[str]:
     """The files they are in, as the model names them."""
     return list(dict.fromkeys(_fields(tensor).get("location", "") for tensor in tensors(proto)))
-
-
-def keeps_values_elsewhere(message: Message) -> bool:
-    """Whether any tensor of a message, at any depth, names a file for its values."""
-    from onnx import TensorProto
-
-    if isinstance(message, TensorProto):
-        return message.data_location == TensorProto.EXTERNAL or len(message.external_data) > 0
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is not None:
-            parts = value if isinstance(value, Sequence) else (value,)
-            if any(map(keeps_values_elsewhere, parts)):
-                return True
-    return False
-
-
-def serialised_keeps_values_elsewhere(data: bytes) -> bool:
-    """The same of a serialised model, which is parsed only if it may be so.
-
-    ONNX Runtime before 1.24 opens such files wherever they are, whatever it is told.
-    """
-    import onnx
-
-    # The key of a file's name, without which no runtime finds one.
-    return b"location" in data and keeps_values_elsewhere(onnx.ModelProto.FromString(data))
 
 
 def place_of(tensor: onnx.TensorProto) -> Location:

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from boxwright.errors import ModelError
+from boxwright.external_data import keeps_values_elsewhere
 from boxwright.extras import import_onnxruntime
-from boxwright.graph.external import keeps_values_elsewhere
 
 if TYPE_CHECKING:
     import onnx

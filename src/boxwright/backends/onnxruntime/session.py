@@ -21,8 +21,8 @@ from boxwright.errors import (
     InputError,
     ModelError,
 )
+from boxwright.external_data import serialised_keeps_values_elsewhere
 from boxwright.extras import import_onnxruntime
-from boxwright.graph.external import serialised_keeps_values_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

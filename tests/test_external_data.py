@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from boxwright.backends.onnxruntime.session import open_session, session_options
 from boxwright.errors import BuildError, ModelError
-from boxwright.graph.external import serialised_keeps_values_elsewhere
+from boxwright.external_data import serialised_keeps_values_elsewhere
 from boxwright.graph.session import plain_session
 
 

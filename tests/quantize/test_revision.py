@@ -24,6 +24,7 @@ _INDIFFERENT = {
     *("boxwright._version", "boxwright.card", "boxwright.errors", "boxwright.model"),
     # How files, images and other packages are had. Images are in the key by their content.
     *("boxwright.extras", "boxwright.files", "boxwright.images", "boxwright.metadata"),
+    "boxwright.external_data",
     "boxwright.evaluate.npz",
     *("boxwright.parallel", "boxwright.progress", "boxwright.values", "boxwright.locks"),
     # What runs float graphs; its version is in the key of every measurement.

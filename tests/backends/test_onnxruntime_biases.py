@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from boxwright.backends.onnxruntime.integers import IntegerWriter
 from boxwright.backends.onnxruntime.quantized import _scales_for_bias, lower_quantized
 from boxwright.backends.onnxruntime.session import open_session, session_options
+from boxwright.extras import import_onnxruntime
 from tests.backends.test_onnxruntime_quantized import lowered, plan
 from tests.quantize.graphs import Net, inputs, operators, quantized
 
@@ -29,6 +31,32 @@ def test_biases_are_integers_already() -> None:
     np.testing.assert_array_equal(steps, x_scale * weight_scales)
     np.testing.assert_allclose(integers * steps.astype(float), bias, atol=0.5001 * steps.max())
     assert not any(np.array_equal(value, bias) for value in constants.values()), "is read no more"
+
+
+def test_later_versions_round_a_bias_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
+    if version < (1, 21):
+        pytest.skip("ONNX Runtime rounds no biases before 1.21")
+    net = Net()
+    bias = net.random.uniform(-3, 3, 64).astype(np.float32)
+    weights = net.random.normal(0, 0.1, (64, 16, 3, 3)).astype(np.float32)
+    start = net.op("Relu", net.x, name="start")
+    net.done(net.conv(net.conv(start, "one", weights=weights, bias=bias), "end", (64, 16)))
+    proto, _, ranges = quantized(net.proto, inputs(), keep=["end"])
+    ours = plan(lower_quantized(proto, ranges))
+    monkeypatch.setattr(
+        IntegerWriter, "bias", lambda self, name, bias, steps: self._constant(name, bias)
+    )
+    theirs = plan(lower_quantized(proto, ranges))
+    biases = [
+        next(numpy_helper.to_array(t) for t in made.graph.initializer if t.name == node.input[8])
+        for made in (ours, theirs)
+        for node in made.graph.node
+        if node.op_type == "QLinearConv"
+    ]
+    assert len(biases) == 2
+    assert biases[0].dtype == np.int32
+    np.testing.assert_array_equal(biases[0], biases[1])
 
 
 def test_a_bias_that_is_an_input_too_stays_its_default() -> None:

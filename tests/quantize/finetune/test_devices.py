@@ -44,6 +44,9 @@ def test_a_gpu_would_compute_in_float32() -> None:
     """TF32, as convolutions are in by default, is coarser than what is learnt."""
     import torch
 
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("PyTorch before 2.9 has other switches")
+
     def allowed() -> tuple[str, str]:
         return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
 
@@ -54,6 +57,20 @@ def test_a_gpu_would_compute_in_float32() -> None:
         assert torch.are_deterministic_algorithms_enabled()
     assert allowed() == before
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_teacher_and_student_are_computed_so(
+    model: Model, images: list[Path], quantized: Quantized
+) -> None:
+    import torch
+
+    seen: dict[str, set[bool]] = {}
+
+    def note(stage: str, done: int, total: int | None) -> None:
+        seen.setdefault(stage, set()).add(torch.are_deterministic_algorithms_enabled())
+
+    Tuner(model, images, dataclasses.replace(SHORT, steps=2)).tune(quantized, note)
+    assert seen["look at the float model"] == seen["fine-tuning"] == {True}
 
 
 def test_an_older_pytorch_is_told_by_its_own_switches() -> None:

@@ -225,6 +225,7 @@ def test_a_quantised_model_is_not_quantised_again(run: Run, made: Path) -> None:
     again = run("quantize", "q.onnx", *arguments, "-o", "r.onnx")
     assert again.exit_code == 1
     assert "quantised already" in again.output
+    assert not list(Path.cwd().glob("r.onnx*"))
 
 
 def test_a_model_is_fine_tuned(run: Run, made: Path, tmp_path: Path) -> None:

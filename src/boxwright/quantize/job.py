@@ -138,10 +138,11 @@ class _Job:
         request = self.request
         request.check()
         tuner = self._tuner()
+        rules = request.rules or (Rules.of_target(request.target) if request.target else Rules())
+        placement = self._placement(rules)
         if request.work is not None:
             request.work.mkdir(parents=True, exist_ok=True)
-        rules = request.rules or (Rules.of_target(request.target) if request.target else Rules())
-        calibration = self._calibration(self._placement(rules))
+        calibration = self._calibration(placement)
         workshop = Workshop(
             self.model,
             calibration,
